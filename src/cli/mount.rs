@@ -1,0 +1,180 @@
+//! `plyfs mount` and all the other ways to ask for a mount.
+
+use std::ffi::OsString;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process;
+use std::sync::Arc;
+use std::thread;
+
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+use super::background::{self, Daemon, Ended, Role};
+use super::description::Description;
+use super::ephemeral::{self, Ephemeral};
+use super::exit::{Exit, Failure, why};
+use super::options::MountOptions;
+use super::{command, log, output, umount};
+use crate::fuse::session::{Session, Unmounter};
+use crate::layer::{self, stack::Stack};
+use crate::overlay::Overlay;
+
+/// Mounts in the way `options` and `role` ask for; returns the code to exit with. `args` is the whole
+/// command line, for the process that serves.
+pub(super) fn run(options: MountOptions, role: Role, args: &[OsString]) -> Result<u8, Failure> {
+    match role {
+        Role::Front if !options.command.is_empty() => with_command(&options, args),
+        Role::Front if !options.foreground => in_background(&options, args),
+        _ => serve(options, role).map(|()| Exit::Ok as u8),
+    }
+}
+
+fn in_background(options: &MountOptions, args: &[OsString]) -> Result<u8, Failure> {
+    let _daemon = Daemon::start(args, Role::Background)?;
+    answers(&options.session.mountpoint)?;
+    Ok(Exit::Ok as u8)
+}
+
+/// Asks the mount something that the kernel cannot know by itself.
+fn answers(mountpoint: &Path) -> Result<(), Failure> {
+    rustix::fs::statvfs(mountpoint).map(drop).map_err(|error| {
+        Failure::other(format!(
+            "{} is mounted but does not answer: {}",
+            mountpoint.display(),
+            layer::describe(error)
+        ))
+    })
+}
+
+fn with_command(options: &MountOptions, args: &[OsString]) -> Result<u8, Failure> {
+    let mountpoint = absolute(&options.session.mountpoint)?;
+    let daemon = Daemon::start(args, Role::Companion)?;
+    let code = answers(&mountpoint).and_then(|()| command::run(&options.command));
+    match daemon.end() {
+        Ok(Ended::Gone(status)) if status.success() => {}
+        Ok(Ended::Gone(_)) => umount::clear_away(&mountpoint),
+        Ok(Ended::Detached) => output::complain(&format!(
+            "{} is still in use: it is unmounted, and its daemon stays until the last file is closed",
+            mountpoint.display()
+        )),
+        Err(error) => output::complain(&format!("cannot wait for the daemon: {}", why(&error))),
+    }
+    code
+}
+
+/// Mounts and serves until unmounted.
+fn serve(mut options: MountOptions, role: Role) -> Result<(), Failure> {
+    log::start(options.debug, options.log.as_deref())?;
+    let system = |error: io::Error| Failure::other(format!("cannot serve: {}", why(&error)));
+    role.leave_session().map_err(system)?;
+    // From here on a signal ends the mount, not the process.
+    let signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(system)?;
+    let ephemeral = options
+        .ephemeral
+        .then(|| Ephemeral::create(&mut options.stack))
+        .transpose()?;
+    let ephemeral_path = ephemeral
+        .as_ref()
+        .map(|ephemeral| ephemeral.path().to_owned());
+    options.session.mountpoint = absolute(&options.session.mountpoint)?;
+    let description = Description::of(&options);
+    options.session.description = serde_json::to_string(&description)
+        .map_err(|error| Failure::other(format!("cannot describe the mount: {error}")))?;
+
+    let stack = Stack::open(&options.stack)?;
+    let overlay = Overlay::new(stack, options.overlay)?;
+    let session = Session::mount(overlay, &options.session)?;
+    let end = Arc::new(End {
+        unmounter: session.unmounter(),
+        role,
+    });
+    tracing::info!("mounted on {}", options.session.mountpoint.display());
+    watch(signals, Arc::clone(&end), ephemeral_path);
+    if role
+        .ready()
+        .and_then(|()| role.let_go(options.debug))
+        .is_err()
+    {
+        // The process in front is gone, so nobody would know of this mount.
+        end.unmount();
+    } else if role == Role::Companion {
+        let end = Arc::clone(&end);
+        thread::spawn(move || {
+            background::front_is_gone();
+            end.unmount();
+        });
+    }
+    let served = session.run();
+    drop(ephemeral);
+    served.map_err(|error| {
+        tracing::error!("serving ended: {error}");
+        let mountpoint = options.session.mountpoint.display();
+        Failure::other(format!("serving {mountpoint} ended: {}", why(&error)))
+    })
+}
+
+/// The end of a mount, for whoever asks for it first.
+struct End {
+    unmounter: Unmounter,
+    role: Role,
+}
+
+impl End {
+    /// Unmounts; a busy mount loses its name at once and ends when its last file is closed.
+    fn unmount(&self) {
+        let Err(busy) = self.unmounter.unmount(false) else {
+            return;
+        };
+        tracing::info!("cannot unmount ({busy}); detaching");
+        let detached = self
+            .unmounter
+            .unmount(true)
+            .and_then(|()| self.role.detached());
+        if let Err(error) = detached {
+            tracing::warn!("cannot unmount: {error}");
+        }
+    }
+}
+
+/// The first signal unmounts; another one, while files are still open, ends the process at once.
+fn watch(mut signals: Signals, end: Arc<End>, ephemeral: Option<PathBuf>) {
+    thread::spawn(move || {
+        let mut signals = signals.forever();
+        if let Some(signal) = signals.next() {
+            tracing::info!("signal {signal}: unmounting");
+            end.unmount();
+        }
+        if let Some(signal) = signals.next() {
+            tracing::warn!("signal {signal}: ending although files are open");
+            if let Some(path) = ephemeral {
+                ephemeral::remove(&path);
+            }
+            process::exit(128 + signal);
+        }
+    });
+}
+
+fn absolute(path: &Path) -> Result<PathBuf, Failure> {
+    std::path::absolute(path).map_err(|error| {
+        Failure::new(
+            Exit::Mountpoint,
+            format!("{}: {}", path.display(), why(&error)),
+        )
+    })
+}
+
+/// What `mount -f` wants to know: that the mountpoint is there; the options are parsed by now.
+pub(super) fn pretend(options: &MountOptions) -> Result<u8, Failure> {
+    let mountpoint = &options.session.mountpoint;
+    match fs::metadata(mountpoint) {
+        Ok(metadata) if metadata.is_dir() => Ok(Exit::Ok as u8),
+        Ok(_) => Err(io::Error::from(io::ErrorKind::NotADirectory)),
+        Err(error) => Err(error),
+    }
+    .map_err(|error| {
+        let sentence = format!("cannot mount on {}: {}", mountpoint.display(), why(&error));
+        Failure::new(Exit::Mountpoint, sentence)
+    })
+}

@@ -1,0 +1,64 @@
+//! The only place that writes to stdout and stderr.
+
+use std::io::{self, Write};
+
+use super::exit::{Failure, why};
+
+/// Writes `text` to stdout. A reader that went away (`plyfs mounts | head -1`) is not an error.
+pub(super) fn print(text: &str) -> Result<(), Failure> {
+    let mut stdout = io::stdout().lock();
+    let result = stdout
+        .write_all(text.as_bytes())
+        .and_then(|()| stdout.flush());
+    match result {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        result => result
+            .map_err(|error| Failure::other(format!("cannot write to stdout: {}", why(&error)))),
+    }
+}
+
+/// Writes one line to stderr in the form every message has.
+pub(super) fn complain(sentence: &str) {
+    let line = format!("plyfs: {}\n", sentence.trim_end().replace('\n', " "));
+    // When stderr is gone there is nobody left to tell.
+    _ = io::stderr().lock().write_all(line.as_bytes());
+}
+
+/// Columns padded to their widest cell; the last one is not padded.
+pub(super) fn table(header: &[&str], rows: &[Vec<String>]) -> String {
+    let mut widths: Vec<usize> = header.iter().map(|cell| cell.chars().count()).collect();
+    for row in rows {
+        for (width, cell) in widths.iter_mut().zip(row) {
+            *width = (*width).max(cell.chars().count());
+        }
+    }
+    let mut text = String::new();
+    let header = header.iter().map(ToString::to_string).collect();
+    for row in std::iter::once(&header).chain(rows) {
+        let mut line = String::new();
+        for (cell, &width) in row.iter().zip(&widths) {
+            line.push_str(cell);
+            line.extend(std::iter::repeat_n(' ', width - cell.chars().count() + 2));
+        }
+        text.push_str(line.trim_end());
+        text.push('\n');
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::table;
+
+    #[test]
+    fn table_pads_every_column_to_its_widest_cell() {
+        let rows = vec![
+            vec!["/long/path".into(), "1".into()],
+            vec!["/p".into(), "22".into()],
+        ];
+        assert_eq!(
+            table(&["MOUNT", "N"], &rows),
+            "MOUNT       N\n/long/path  1\n/p          22\n"
+        );
+    }
+}

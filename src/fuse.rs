@@ -1,0 +1,6 @@
+//! The FUSE side: decode a request, ask the overlay, reply. The only user of the crate `fuser`.
+
+mod adapter;
+mod convert;
+pub mod mount;
+pub mod session;

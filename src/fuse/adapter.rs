@@ -1,0 +1,578 @@
+//! `impl fuser::Filesystem`: each handler decodes, asks the overlay, replies; no policy.
+//!
+//! No-open mode: OPEN, OPENDIR, FLUSH and ACCESS are answered ENOSYS, after which the kernel stops asking, serves
+//! files and listings from its caches, and names files by node in every READ and WRITE.
+
+use std::cell::RefCell;
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use fuser::{
+    AccessFlags, BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, FopenFlags,
+    Generation, INodeNo, InitFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr,
+    ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek,
+    ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+};
+use rustix::io::Errno as SysErrno;
+
+use super::convert;
+use crate::layer::attr::Kind;
+use crate::layer::name::Name;
+use crate::overlay::attr::Changes;
+use crate::overlay::create::New;
+use crate::overlay::rename::Mode;
+use crate::overlay::{Found, Overlay};
+
+/// Largest WRITE, and READ with large readahead, in bytes.
+const MAX_WRITE: u32 = 1 << 20;
+/// Requests the kernel may have in flight for readahead and the like.
+const MAX_BACKGROUND: u16 = 64;
+/// "For ever": layers do not change under us.
+const FOREVER: Duration = Duration::from_secs(1 << 30);
+/// The mount's description, for `plyfs mounts`.
+const MOUNT_XATTR: &[u8] = b"user.plyfs.mount";
+
+/// Answers the kernel's requests out of an overlay.
+#[derive(Debug)]
+pub(super) struct Adapter {
+    overlay: Arc<Overlay>,
+    ttl: Duration,
+    acl: bool,
+    description: Vec<u8>,
+}
+
+thread_local! {
+    /// What a READ is answered from.
+    static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+type Answer<T> = Result<T, Errno>;
+
+/// Runs a request. A panic in it is logged and answered EIO; the mount lives on.
+fn guarded<T>(act: impl FnOnce() -> Result<T, SysErrno>) -> Answer<T> {
+    match catch_unwind(AssertUnwindSafe(act)) {
+        Ok(done) => done.map_err(convert::errno),
+        // The panic hook has logged where.
+        Err(_) => Err(Errno::EIO),
+    }
+}
+
+impl Adapter {
+    pub(super) fn new(overlay: Arc<Overlay>, acl: bool, description: String) -> Self {
+        let ttl = overlay.options().timeout.unwrap_or(FOREVER);
+        Self { overlay, ttl, acl, description: description.into_bytes() }
+    }
+
+    fn reply_entry(&self, reply: ReplyEntry, answer: Answer<Found>) {
+        match answer {
+            Ok(found) => {
+                let attr = convert::file_attr(&found.attr);
+                reply.entry(&self.ttl, &attr, Generation(found.generation));
+            }
+            Err(error) => reply.error(error),
+        }
+    }
+
+    fn create_entry(
+        &self,
+        req: &Request,
+        at: (INodeNo, &OsStr),
+        (mode, umask): (u32, u32),
+        new: New<'_>,
+    ) -> Answer<Found> {
+        guarded(|| {
+            let caller = convert::caller(req, umask);
+            let mode = convert::permissions(mode);
+            self.overlay.create(at.0.0, Name::new(at.1)?, new, mode, &caller)
+        })
+    }
+
+    /// Xattrs of the mount itself, on its root.
+    fn own_xattr(&self, ino: INodeNo, name: &OsStr) -> Option<&[u8]> {
+        (ino == INodeNo::ROOT && name.as_bytes() == MOUNT_XATTR).then_some(&self.description)
+    }
+}
+
+fn reply_empty(reply: ReplyEmpty, answer: Answer<()>) {
+    match answer {
+        Ok(()) => reply.ok(),
+        Err(error) => reply.error(error),
+    }
+}
+
+fn reply_xattr(reply: ReplyXattr, size: u32, answer: Answer<Vec<u8>>) {
+    match answer {
+        Err(error) => reply.error(error),
+        Ok(value) => {
+            let length = u32::try_from(value.len()).unwrap_or(u32::MAX);
+            if size == 0 {
+                reply.size(length);
+            } else if length > size {
+                reply.error(Errno::ERANGE);
+            } else {
+                reply.data(&value);
+            }
+        }
+    }
+}
+
+impl Filesystem for Adapter {
+    fn init(&mut self, _req: &Request, config: &mut KernelConfig) -> std::io::Result<()> {
+        let mut wanted = InitFlags::FUSE_DO_READDIRPLUS
+            | InitFlags::FUSE_PARALLEL_DIROPS
+            | InitFlags::FUSE_CACHE_SYMLINKS
+            | InitFlags::FUSE_HANDLE_KILLPRIV_V2
+            | InitFlags::FUSE_EXPLICIT_INVAL_DATA
+            | InitFlags::FUSE_ASYNC_DIO
+            | InitFlags::FUSE_NO_EXPORT_SUPPORT
+            | InitFlags::FUSE_DONT_MASK;
+        if self.acl {
+            wanted |= InitFlags::FUSE_POSIX_ACL;
+        }
+        for capability in wanted.iter() {
+            if config.add_capabilities(capability).is_err() {
+                tracing::info!(?capability, "the kernel lacks a capability");
+            }
+        }
+        // The largest value the kernel takes is the answer to one that is too large.
+        for refused in [
+            config.set_max_write(MAX_WRITE).err(),
+            config.set_max_readahead(MAX_WRITE).err().and_then(|most| config.set_max_readahead(most).err()),
+            config.set_max_background(MAX_BACKGROUND).err().map(u32::from),
+        ]
+        .into_iter()
+        .flatten()
+        {
+            tracing::debug!(refused, "a limit of the connection is smaller");
+        }
+        Ok(())
+    }
+
+    fn destroy(&mut self) {
+        self.overlay.finish();
+    }
+
+    fn lookup(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        match guarded(|| self.overlay.lookup(parent.0, Name::new(name)?)) {
+            Ok(None) => reply.entry(&self.ttl, &convert::negative(), Generation(0)),
+            Ok(Some(found)) => self.reply_entry(reply, Ok(found)),
+            Err(error) => reply.error(error),
+        }
+    }
+
+    fn forget(&self, _req: &Request, ino: INodeNo, nlookup: u64) {
+        self.overlay.forget(ino.0, nlookup);
+    }
+
+    fn getattr(&self, _req: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
+        match guarded(|| self.overlay.get_attr(ino.0)) {
+            Ok(attr) => reply.attr(&self.ttl, &convert::file_attr(&attr)),
+            Err(error) => reply.error(error),
+        }
+    }
+
+    fn setattr(
+        &self,
+        req: &Request,
+        ino: INodeNo,
+        mode: Option<u32>,
+        uid: Option<u32>,
+        gid: Option<u32>,
+        size: Option<u64>,
+        atime: Option<TimeOrNow>,
+        mtime: Option<TimeOrNow>,
+        _ctime: Option<SystemTime>,
+        _fh: Option<FileHandle>,
+        _crtime: Option<SystemTime>,
+        _chgtime: Option<SystemTime>,
+        _bkuptime: Option<SystemTime>,
+        _flags: Option<BsdFileFlags>,
+        reply: ReplyAttr,
+    ) {
+        let changes = Changes {
+            mode: mode.map(convert::permissions),
+            uid,
+            gid,
+            size,
+            atime: atime.map(convert::set_time),
+            mtime: mtime.map(convert::set_time),
+        };
+        match guarded(|| self.overlay.set_attr(ino.0, &changes, &convert::caller(req, 0))) {
+            Ok(attr) => reply.attr(&self.ttl, &convert::file_attr(&attr)),
+            Err(error) => reply.error(error),
+        }
+    }
+
+    fn readlink(&self, _req: &Request, ino: INodeNo, reply: ReplyData) {
+        match guarded(|| self.overlay.read_link(ino.0)) {
+            Ok(target) => reply.data(&target),
+            Err(error) => reply.error(error),
+        }
+    }
+
+    fn mknod(
+        &self,
+        req: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        umask: u32,
+        rdev: u32,
+        reply: ReplyEntry,
+    ) {
+        let kind = Kind::from_type(rustix::fs::FileType::from_raw_mode(mode));
+        let new = if kind == Kind::File { New::File } else { New::Special(kind, rdev) };
+        self.reply_entry(reply, self.create_entry(req, (parent, name), (mode, umask), new));
+    }
+
+    fn mkdir(
+        &self,
+        req: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        umask: u32,
+        reply: ReplyEntry,
+    ) {
+        let answer = self.create_entry(req, (parent, name), (mode, umask), New::Directory);
+        self.reply_entry(reply, answer);
+    }
+
+    fn symlink(
+        &self,
+        req: &Request,
+        parent: INodeNo,
+        link_name: &OsStr,
+        target: &Path,
+        reply: ReplyEntry,
+    ) {
+        let new = New::Symlink(target.as_os_str().as_bytes());
+        self.reply_entry(reply, self.create_entry(req, (parent, link_name), (0o777, 0), new));
+    }
+
+    fn unlink(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        reply_empty(reply, guarded(|| self.overlay.unlink(parent.0, Name::new(name)?)));
+    }
+
+    fn rmdir(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        reply_empty(reply, guarded(|| self.overlay.remove_dir(parent.0, Name::new(name)?)));
+    }
+
+    fn rename(
+        &self,
+        _req: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        newparent: INodeNo,
+        newname: &OsStr,
+        flags: RenameFlags,
+        reply: ReplyEmpty,
+    ) {
+        let answer = guarded(|| {
+            let mode = match flags {
+                flags if flags.is_empty() => Mode::Replace,
+                RenameFlags::RENAME_NOREPLACE => Mode::NoReplace,
+                RenameFlags::RENAME_EXCHANGE => Mode::Exchange,
+                // RENAME_WHITEOUT is for unions below, not for users of one, as in the kernel.
+                _ => return Err(SysErrno::INVAL),
+            };
+            let from = (parent.0, Name::new(name)?);
+            self.overlay.rename(from, (newparent.0, Name::new(newname)?), mode)
+        });
+        reply_empty(reply, answer);
+    }
+
+    fn link(
+        &self,
+        _req: &Request,
+        ino: INodeNo,
+        newparent: INodeNo,
+        newname: &OsStr,
+        reply: ReplyEntry,
+    ) {
+        let answer = guarded(|| self.overlay.link(ino.0, newparent.0, Name::new(newname)?));
+        self.reply_entry(reply, answer);
+    }
+
+    fn open(&self, _req: &Request, _ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        reply.error(Errno::ENOSYS);
+    }
+
+    fn read(
+        &self,
+        _req: &Request,
+        ino: INodeNo,
+        _fh: FileHandle,
+        offset: u64,
+        size: u32,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        reply: ReplyData,
+    ) {
+        BUFFER.with_borrow_mut(|buffer| {
+            let size = size as usize;
+            if buffer.len() < size {
+                buffer.resize(size, 0);
+            }
+            match guarded(|| self.overlay.read(ino.0, offset, &mut buffer[..size])) {
+                Ok(count) => reply.data(&buffer[..count]),
+                Err(error) => reply.error(error),
+            }
+        });
+    }
+
+    fn write(
+        &self,
+        _req: &Request,
+        ino: INodeNo,
+        _fh: FileHandle,
+        offset: u64,
+        data: &[u8],
+        write_flags: WriteFlags,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        reply: ReplyWrite,
+    ) {
+        let clear_suid = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
+        match guarded(|| self.overlay.write(ino.0, offset, data, clear_suid)) {
+            Ok(written) => reply.written(u32::try_from(written).unwrap_or(u32::MAX)),
+            Err(error) => reply.error(error),
+        }
+    }
+
+    fn flush(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        _fh: FileHandle,
+        _lock_owner: LockOwner,
+        reply: ReplyEmpty,
+    ) {
+        reply.error(Errno::ENOSYS);
+    }
+
+    fn release(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        _fh: FileHandle,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        _flush: bool,
+        reply: ReplyEmpty,
+    ) {
+        reply.ok();
+    }
+
+    fn fsync(&self, _req: &Request, ino: INodeNo, _fh: FileHandle, datasync: bool, reply: ReplyEmpty) {
+        if self.overlay.is_volatile() {
+            return reply.error(Errno::ENOSYS);
+        }
+        reply_empty(reply, guarded(|| self.overlay.sync(ino.0, datasync)));
+    }
+
+    fn opendir(&self, _req: &Request, _ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        reply.error(Errno::ENOSYS);
+    }
+
+    fn readdir(
+        &self,
+        _req: &Request,
+        ino: INodeNo,
+        _fh: FileHandle,
+        offset: u64,
+        mut reply: ReplyDirectory,
+    ) {
+        let answer = guarded(|| {
+            self.overlay.read_dir(ino.0, offset, false, |entry| {
+                let kind = convert::file_type(entry.kind);
+                reply.add(INodeNo(entry.ino), entry.cookie, kind, OsStr::from_bytes(entry.name))
+            })
+        });
+        match answer {
+            Ok(()) => reply.ok(),
+            Err(error) => reply.error(error),
+        }
+    }
+
+    fn readdirplus(
+        &self,
+        _req: &Request,
+        ino: INodeNo,
+        _fh: FileHandle,
+        offset: u64,
+        mut reply: ReplyDirectoryPlus,
+    ) {
+        let answer = guarded(|| {
+            self.overlay.read_dir(ino.0, offset, true, |entry| {
+                let mut attr = convert::negative();
+                attr.kind = convert::file_type(entry.kind);
+                let (mut number, mut generation) = (entry.ino, 0);
+                if let Some(found) = &entry.found {
+                    attr = convert::file_attr(&found.attr);
+                    generation = found.generation;
+                } else if !matches!(entry.name, b"." | b"..") {
+                    // No attributes: number 0 tells the kernel to look it up when it needs to.
+                    number = 0;
+                }
+                attr.ino = INodeNo(entry.ino);
+                let name = OsStr::from_bytes(entry.name);
+                reply.add(INodeNo(number), entry.cookie, name, &self.ttl, &attr, Generation(generation))
+            })
+        });
+        match answer {
+            Ok(()) => reply.ok(),
+            Err(error) => reply.error(error),
+        }
+    }
+
+    fn fsyncdir(
+        &self,
+        req: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        datasync: bool,
+        reply: ReplyEmpty,
+    ) {
+        self.fsync(req, ino, fh, datasync, reply);
+    }
+
+    fn statfs(&self, _req: &Request, _ino: INodeNo, reply: ReplyStatfs) {
+        match guarded(|| self.overlay.stat_fs()) {
+            Ok(stat) => reply.statfs(
+                stat.f_blocks,
+                stat.f_bfree,
+                stat.f_bavail,
+                stat.f_files,
+                stat.f_ffree,
+                u32::try_from(stat.f_bsize).unwrap_or(4096),
+                u32::try_from(stat.f_namemax).unwrap_or(255),
+                u32::try_from(stat.f_frsize).unwrap_or(4096),
+            ),
+            Err(error) => reply.error(error),
+        }
+    }
+
+    fn setxattr(
+        &self,
+        _req: &Request,
+        ino: INodeNo,
+        name: &OsStr,
+        value: &[u8],
+        flags: i32,
+        _position: u32,
+        reply: ReplyEmpty,
+    ) {
+        let flags = flags.cast_unsigned();
+        let answer = guarded(|| self.overlay.set_xattr(ino.0, name.as_bytes(), value, flags));
+        reply_empty(reply, answer);
+    }
+
+    fn getxattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+        let answer = match self.own_xattr(ino, name) {
+            Some(value) => Ok(value.to_vec()),
+            None => guarded(|| self.overlay.get_xattr(ino.0, name.as_bytes())),
+        };
+        reply_xattr(reply, size, answer);
+    }
+
+    fn listxattr(&self, _req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
+        reply_xattr(reply, size, guarded(|| self.overlay.list_xattr(ino.0)));
+    }
+
+    fn removexattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        reply_empty(reply, guarded(|| self.overlay.remove_xattr(ino.0, name.as_bytes())));
+    }
+
+    fn access(&self, _req: &Request, _ino: INodeNo, _mask: AccessFlags, reply: ReplyEmpty) {
+        // The kernel checks permissions itself (default_permissions).
+        reply.error(Errno::ENOSYS);
+    }
+
+    fn create(
+        &self,
+        req: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        umask: u32,
+        _flags: i32,
+        reply: ReplyCreate,
+    ) {
+        match self.create_entry(req, (parent, name), (mode, umask), New::File) {
+            Ok(found) => {
+                let attr = convert::file_attr(&found.attr);
+                let flags = FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_NOFLUSH;
+                let generation = Generation(found.generation);
+                reply.created(&self.ttl, &attr, generation, FileHandle(0), flags);
+            }
+            Err(error) => reply.error(error),
+        }
+    }
+
+    fn fallocate(
+        &self,
+        _req: &Request,
+        ino: INodeNo,
+        _fh: FileHandle,
+        offset: u64,
+        length: u64,
+        mode: i32,
+        reply: ReplyEmpty,
+    ) {
+        let mode = mode.cast_unsigned();
+        reply_empty(reply, guarded(|| self.overlay.allocate(ino.0, mode, offset, length)));
+    }
+
+    fn lseek(
+        &self,
+        _req: &Request,
+        ino: INodeNo,
+        _fh: FileHandle,
+        offset: i64,
+        whence: i32,
+        reply: ReplyLseek,
+    ) {
+        let answer = guarded(|| {
+            let offset = u64::try_from(offset).map_err(|_| SysErrno::NXIO)?;
+            let data = match whence {
+                libc::SEEK_DATA => true,
+                libc::SEEK_HOLE => false,
+                _ => return Err(SysErrno::INVAL),
+            };
+            self.overlay.seek(ino.0, offset, data)
+        });
+        match answer {
+            Ok(offset) => reply.offset(offset.cast_signed()),
+            Err(error) => reply.error(error),
+        }
+    }
+
+    fn copy_file_range(
+        &self,
+        _req: &Request,
+        ino_in: INodeNo,
+        _fh_in: FileHandle,
+        offset_in: u64,
+        ino_out: INodeNo,
+        _fh_out: FileHandle,
+        offset_out: u64,
+        len: u64,
+        _flags: CopyFileRangeFlags,
+        reply: ReplyWrite,
+    ) {
+        let answer = guarded(|| {
+            // The answer has 32 bits.
+            let length = usize::try_from(len.min(1 << 30)).unwrap_or(1 << 30);
+            self.overlay.copy_range((ino_in.0, offset_in), (ino_out.0, offset_out), length)
+        });
+        match answer {
+            Ok(count) => reply.written(u32::try_from(count).unwrap_or(u32::MAX)),
+            Err(error) => reply.error(error),
+        }
+    }
+}

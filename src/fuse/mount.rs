@@ -1,0 +1,249 @@
+//! Getting a /dev/fuse descriptor mounted: by mount(2) where that is allowed (root, or root of a user namespace),
+//! else by the setuid helper fusermount3.
+
+use std::io::IoSliceMut;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+use rustix::mount::{MountFlags, UnmountFlags};
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SocketFlags, SocketType,
+};
+
+use super::session::SessionConfig;
+use crate::layer::describe;
+use crate::layer::error::{Cause, SetupError};
+
+/// Type of our mounts in /proc/mounts.
+pub const FS_TYPE: &str = "fuse.plyfs";
+const HELPER: &str = "fusermount3";
+/// Tells the helper on which descriptor to hand over /dev/fuse.
+const HELPER_SOCKET: &str = "_FUSE_COMMFD";
+
+/// A mount made by us.
+#[derive(Debug)]
+pub(super) struct Mounted {
+    /// The connection.
+    pub(super) device: OwnedFd,
+    /// Keeps the helper waiting to unmount when we are gone (auto_unmount).
+    pub(super) watcher: Option<OwnedFd>,
+}
+
+fn fuse_error(sentence: impl Into<String>) -> SetupError {
+    SetupError::new(Cause::Fuse, sentence)
+}
+
+/// The mountpoint, absolute; it must be a directory that answers.
+pub(super) fn resolve_mountpoint(given: &Path) -> Result<PathBuf, SetupError> {
+    let fail = |reason: &str| {
+        SetupError::new(Cause::Mountpoint, format!("mountpoint {} {reason}", given.display()))
+    };
+    let path = std::fs::canonicalize(given).map_err(|error| match Errno::from_io_error(&error) {
+        Some(Errno::NOENT) => fail("does not exist: create it or correct the path"),
+        Some(Errno::NOTCONN) => fail("is a dead mount: run `plyfs umount` on it first"),
+        Some(Errno::ACCESS) => fail("cannot be reached by this user"),
+        Some(other) => fail(&format!("cannot be used: {}", describe(other))),
+        None => fail("cannot be used"),
+    })?;
+    match rustix::fs::stat(&path) {
+        Ok(stat) if rustix::fs::FileType::from_raw_mode(stat.st_mode).is_dir() => Ok(path),
+        Ok(_) => Err(fail("is not a directory: name a directory")),
+        Err(Errno::NOTCONN) => Err(fail("is a dead mount: run `plyfs umount` on it first")),
+        Err(error) => Err(fail(&format!("cannot be used: {}", describe(error)))),
+    }
+}
+
+/// Mounts at `mountpoint` (absolute).
+pub(super) fn mount(mountpoint: &Path, config: &SessionConfig) -> Result<Mounted, SetupError> {
+    if !config.auto_unmount
+        && let Some(device) = mount_directly(mountpoint, config)?
+    {
+        return Ok(Mounted { device, watcher: None });
+    }
+    mount_with_helper(mountpoint, config)
+}
+
+fn mount_directly(
+    mountpoint: &Path,
+    config: &SessionConfig,
+) -> Result<Option<OwnedFd>, SetupError> {
+    let flags = OFlags::RDWR | OFlags::CLOEXEC;
+    let device = match rustix::fs::open("/dev/fuse", flags, Mode::empty()) {
+        Ok(device) => device,
+        Err(Errno::NOENT | Errno::NODEV | Errno::NXIO) => {
+            return Err(fuse_error(
+                "there is no /dev/fuse: load the kernel module with `modprobe fuse`, or give the container the \
+                 device (--device /dev/fuse)",
+            ));
+        }
+        Err(Errno::ACCESS | Errno::PERM) => {
+            return Err(fuse_error(
+                "/dev/fuse cannot be opened by this user: its mode should be 0666 (`chmod 0666 /dev/fuse` as root)",
+            ));
+        }
+        Err(error) => return Err(fuse_error(format!("cannot open /dev/fuse: {}", describe(error)))),
+    };
+    let (uid, gid) = crate::layer::own_ids();
+    let mut data =
+        format!("fd={},rootmode=40000,user_id={uid},group_id={gid}", device.as_raw_fd());
+    for option in kernel_options(config) {
+        data.push(',');
+        data.push_str(&option);
+    }
+    let mut flags = MountFlags::NOATIME;
+    flags.set(MountFlags::NOSUID, !config.suid);
+    flags.set(MountFlags::NODEV, !config.dev);
+    flags.set(MountFlags::NOEXEC, !config.exec);
+    flags.set(MountFlags::RDONLY, config.read_only);
+    let data = std::ffi::CString::new(data).map_err(|_| fuse_error("an option contains a NUL"))?;
+    match rustix::mount::mount(&*config.source, mountpoint, FS_TYPE, flags, &*data) {
+        Ok(()) => Ok(Some(device)),
+        Err(Errno::PERM) => Ok(None),
+        Err(Errno::NODEV) => Err(fuse_error("the kernel has no FUSE: `modprobe fuse`")),
+        Err(error) => Err(fuse_error(format!(
+            "cannot mount on {}: {}",
+            mountpoint.display(),
+            describe(error)
+        ))),
+    }
+}
+
+fn kernel_options(config: &SessionConfig) -> Vec<String> {
+    let mut options = vec!["default_permissions".to_owned()];
+    if config.allow_other {
+        options.push("allow_other".into());
+    }
+    options.extend(config.security.iter().cloned());
+    options
+}
+
+fn helper_options(config: &SessionConfig) -> String {
+    let mut options = kernel_options(config);
+    // The helper splits at commas and knows a backslash.
+    let source = config.source.replace('\\', "\\\\").replace(',', "\\,");
+    options.push(format!("fsname={source}"));
+    options.push("subtype=plyfs".into());
+    options.push("noatime".into());
+    let flags = [
+        (config.read_only, "ro"),
+        (config.suid, "suid"),
+        (config.dev, "dev"),
+        (!config.exec, "noexec"),
+        (config.auto_unmount, "auto_unmount"),
+    ];
+    options.extend(flags.iter().filter(|(on, _)| *on).map(|(_, name)| (*name).to_owned()));
+    options.join(",")
+}
+
+fn mount_with_helper(mountpoint: &Path, config: &SessionConfig) -> Result<Mounted, SetupError> {
+    let socket_error = |error| fuse_error(format!("cannot talk to {HELPER}: {}", describe(error)));
+    // The helper inherits its end, so that one is not close-on-exec.
+    let (ours, theirs) = rustix::net::socketpair(
+        AddressFamily::UNIX,
+        SocketType::STREAM,
+        SocketFlags::empty(),
+        None,
+    )
+    .map_err(socket_error)?;
+    rustix::io::fcntl_setfd(&ours, rustix::io::FdFlags::CLOEXEC).map_err(socket_error)?;
+    let spawned = Command::new(HELPER)
+        .arg("-o")
+        .arg(helper_options(config))
+        .arg("--")
+        .arg(mountpoint)
+        .env(HELPER_SOCKET, theirs.as_raw_fd().to_string())
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn();
+    drop(theirs);
+    let mut helper = spawned.map_err(|error| match error.kind() {
+        std::io::ErrorKind::NotFound => fuse_error(
+            "fusermount3 is not installed: install the package fuse3, or run as root or in a user namespace \
+             (unshare -Urm)",
+        ),
+        _ => fuse_error(format!("cannot run {HELPER}: {error}")),
+    })?;
+    match receive_device(&ours) {
+        Ok(Some(device)) => {
+            if config.auto_unmount {
+                return Ok(Mounted { device, watcher: Some(ours) });
+            }
+            drop(ours);
+            // It has nothing left to do; its exit code no longer matters.
+            if let Err(error) = helper.wait() {
+                tracing::debug!(%error, "waiting for {HELPER}");
+            }
+            Ok(Mounted { device, watcher: None })
+        }
+        Ok(None) | Err(_) => {
+            drop(ours);
+            let output = helper
+                .wait_with_output()
+                .map_err(|error| fuse_error(format!("{HELPER} failed: {error}")))?;
+            Err(explain_helper(&String::from_utf8_lossy(&output.stderr)))
+        }
+    }
+}
+
+fn receive_device(socket: &OwnedFd) -> rustix::io::Result<Option<OwnedFd>> {
+    let mut byte = [0];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    loop {
+        let flags = RecvFlags::CMSG_CLOEXEC;
+        let mut slices = [IoSliceMut::new(&mut byte)];
+        match rustix::net::recvmsg(socket, &mut slices, &mut control, flags) {
+            Err(Errno::INTR) => continue,
+            other => other?,
+        };
+        break;
+    }
+    let device = control.drain().find_map(|message| match message {
+        RecvAncillaryMessage::ScmRights(mut descriptors) => descriptors.next(),
+        _ => None,
+    });
+    Ok(device)
+}
+
+fn explain_helper(stderr: &str) -> SetupError {
+    let line = stderr.lines().find(|line| !line.trim().is_empty()).unwrap_or("no reason given");
+    if line.contains("user_allow_other") {
+        return fuse_error(
+            "allow_other is refused: root must put the line user_allow_other into /etc/fuse.conf",
+        );
+    }
+    let reason = line.trim().trim_start_matches(HELPER).trim_start_matches(": ");
+    if line.contains("bad mount point") || line.contains("has no write access") {
+        let sentence = format!("the mountpoint is refused: {reason}");
+        return SetupError::new(Cause::Mountpoint, sentence);
+    }
+    fuse_error(format!("{HELPER} refused to mount: {reason}"))
+}
+
+/// Unmounts; `lazy` detaches a busy mount.
+pub fn unmount(mountpoint: &Path, lazy: bool) -> std::io::Result<()> {
+    let mut flags = UnmountFlags::NOFOLLOW;
+    flags.set(UnmountFlags::DETACH, lazy);
+    match rustix::mount::unmount(mountpoint, flags) {
+        Err(Errno::PERM) => {}
+        other => return other.map_err(Into::into),
+    }
+    let mut helper = Command::new(HELPER);
+    helper.arg("-u");
+    if lazy {
+        helper.arg("-z");
+    }
+    let output = helper.arg("--").arg(mountpoint).stdin(Stdio::null()).output()?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    let busy = stderr.contains("busy");
+    let kind = if busy { std::io::ErrorKind::ResourceBusy } else { std::io::ErrorKind::Other };
+    Err(std::io::Error::new(kind, stderr.trim().to_owned()))
+}

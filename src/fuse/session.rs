@@ -1,0 +1,124 @@
+//! One mounted session: mount, serve, unmount.
+
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use super::adapter::Adapter;
+use super::mount;
+use crate::layer::error::{Cause, SetupError};
+use crate::overlay::Overlay;
+use crate::overlay::options::Acl;
+
+/// How the reader waits for requests.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum Poll {
+    /// Spin during a burst where that measures faster, block when idle.
+    #[default]
+    Auto,
+    /// Always block.
+    Off,
+    /// Spin this many microseconds after the last request.
+    Micros(u32),
+}
+
+/// Where and how to mount.
+#[derive(Clone, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "independent mount flags")]
+pub struct SessionConfig {
+    /// The directory to cover.
+    pub mountpoint: PathBuf,
+    /// First column of /proc/mounts.
+    pub source: String,
+    /// Other users may use the mount (needs root or `user_allow_other`).
+    pub allow_other: bool,
+    /// Mount read-only although there is an upper.
+    pub read_only: bool,
+    /// Honour suid bits.
+    pub suid: bool,
+    /// Honour device nodes.
+    pub dev: bool,
+    /// Allow executing files.
+    pub exec: bool,
+    /// The kernel unmounts when the daemon dies (`auto_unmount`, by way of fusermount3).
+    pub auto_unmount: bool,
+    /// Threads that read requests.
+    pub threads: usize,
+    /// Read and write files through the kernel without us (needs CAP_SYS_ADMIN).
+    pub passthrough: bool,
+    /// How the reader waits.
+    pub poll: Poll,
+    /// SELinux mount options handed to the kernel verbatim, e.g. `context="..."`.
+    pub security: Vec<String>,
+    /// What `plyfs mounts` shows: JSON text describing stack and options.
+    pub description: String,
+}
+
+/// A mounted filesystem whose INIT has been answered; requests wait until [`Session::run`].
+#[derive(Debug)]
+pub struct Session {
+    session: fuser::Session<Adapter>,
+    unmounter: Unmounter,
+    /// While this is open, the helper of `auto_unmount` waits for our end.
+    _watcher: Option<OwnedFd>,
+}
+
+/// Ends a [`Session`] from another thread.
+#[derive(Clone, Debug)]
+pub struct Unmounter {
+    mountpoint: Arc<PathBuf>,
+}
+
+impl Session {
+    /// Mounts `overlay`. On error nothing is left mounted.
+    pub fn mount(overlay: Overlay, config: &SessionConfig) -> Result<Self, SetupError> {
+        let mountpoint = mount::resolve_mountpoint(&config.mountpoint)?;
+        overlay.check_mountpoint(&mountpoint)?;
+        let config = SessionConfig {
+            read_only: config.read_only || overlay.is_read_only(),
+            ..config.clone()
+        };
+        let acl = match overlay.options().acl {
+            Acl::On => true,
+            Acl::Off => false,
+            Acl::Auto => config.allow_other,
+        };
+        let mounted = mount::mount(&mountpoint, &config)?;
+        let unmounter = Unmounter { mountpoint: Arc::new(mountpoint) };
+        let adapter = Adapter::new(Arc::new(overlay), acl, config.description.clone());
+        let mut settings = fuser::Config::default();
+        settings.n_threads = Some(config.threads.max(1));
+        // The kernel admits only who may use the mount; fuser need not check again.
+        let acl = fuser::SessionACL::All;
+        match fuser::Session::from_fd(adapter, mounted.device, acl, settings) {
+            Ok(session) => Ok(Self { session, unmounter, _watcher: mounted.watcher }),
+            Err(error) => {
+                if let Err(error) = unmounter.unmount(true) {
+                    tracing::warn!(%error, "cannot unmount after a failed start");
+                }
+                Err(SetupError::new(Cause::Fuse, format!("the kernel refused to start: {error}")))
+            }
+        }
+    }
+
+    /// A handle that unmounts.
+    pub fn unmounter(&self) -> Unmounter {
+        self.unmounter.clone()
+    }
+
+    /// Serves requests until the filesystem is unmounted; flushes and releases the stack.
+    pub fn run(self) -> std::io::Result<()> {
+        match self.session.run() {
+            // The connection was aborted: as much an end as an unmount.
+            Err(error) if error.raw_os_error() == Some(libc::ECONNABORTED) => Ok(()),
+            other => other,
+        }
+    }
+}
+
+impl Unmounter {
+    /// Unmounts; `lazy` detaches a busy mount.
+    pub fn unmount(&self, lazy: bool) -> std::io::Result<()> {
+        mount::unmount(&self.mountpoint, lazy)
+    }
+}

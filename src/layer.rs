@@ -1,0 +1,48 @@
+//! What is on disk: layers and their marks, the workdir, copying. No policy lives here; `overlay` decides.
+//!
+//! A lower layer ([`lower`]) has reading calls only. The upper ([`upper`]) is the one place with calls that
+//! change something, and everything it makes appears complete: staged in the [`workdir`], then published by one
+//! rename or link. Marks of all formats are in [`mark`]. Errors are the system's errno, unchanged.
+
+pub mod acl;
+pub mod at;
+pub mod attr;
+pub mod copy;
+pub mod error;
+pub mod fd;
+pub mod handle;
+pub mod io;
+pub mod lower;
+pub mod mark;
+pub mod name;
+mod open;
+pub mod override_stat;
+pub mod stack;
+mod sys;
+pub mod upper;
+pub mod workdir;
+
+use rustix::io::Errno;
+
+/// For steps whose failure changes nothing that was promised: logged, not returned.
+pub fn best_effort(what: &str, result: Result<(), Errno>) {
+    if let Err(error) = result {
+        tracing::debug!(%error, "could not {what}");
+    }
+}
+
+/// The system's words for an errno, as they appear behind a colon.
+pub fn describe(error: Errno) -> String {
+    let text = std::io::Error::from(error).to_string();
+    let end = text.find(" (os error").unwrap_or(text.len());
+    let mut words = text[..end].to_owned();
+    if let Some(first) = words.get_mut(0..1) {
+        first.make_ascii_lowercase();
+    }
+    words
+}
+
+/// User and group of files this process creates.
+pub fn own_ids() -> (u32, u32) {
+    (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw())
+}

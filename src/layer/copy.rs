@@ -1,0 +1,169 @@
+//! Bytes and metadata from one object to another.
+
+use std::ffi::{CStr, CString};
+use std::os::fd::AsFd;
+
+use rustix::fs::{OFlags, SeekFrom, Timespec, Timestamps, XattrFlags};
+use rustix::io::{Errno, Result};
+
+use super::at::{At, UpperAt, split_names};
+use super::attr::{Attr, Time};
+use super::mark;
+
+/// How the data of a file was copied.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Method {
+    /// Nothing to copy.
+    None,
+    /// Extents are shared (FICLONE).
+    Reflink,
+    /// copy_file_range(2).
+    CopyRange,
+    /// Read and write through our memory.
+    ReadWrite,
+}
+
+/// Largest piece that is cheaper to read and write than to hand to copy_file_range.
+const SMALL: u64 = 64 * 1024;
+const PIECE: usize = 1024 * 1024;
+
+/// Copies all `attr.size` bytes of `from` to the empty file `to`; holes stay holes. EIO if `from` is shorter.
+pub fn copy_data(from: &impl AsFd, to: &impl AsFd, attr: &Attr) -> Result<Method> {
+    let size = attr.size;
+    if size == 0 {
+        return Ok(Method::None);
+    }
+    if rustix::fs::ioctl_ficlone(to, from).is_ok() {
+        return Ok(Method::Reflink);
+    }
+    let mut copier = Copier { from, to, ranges: size > SMALL, buffer: Vec::new(), method: Method::None };
+    if attr.blocks.saturating_mul(512) >= size {
+        copier.copy(0, size)?;
+    } else {
+        copier.copy_extents(size)?;
+        rustix::fs::ftruncate(to, size)?;
+    }
+    Ok(copier.method)
+}
+
+struct Copier<'a, F, T> {
+    from: &'a F,
+    to: &'a T,
+    /// copy_file_range has not been refused yet.
+    ranges: bool,
+    buffer: Vec<u8>,
+    method: Method,
+}
+
+impl<F: AsFd, T: AsFd> Copier<'_, F, T> {
+    fn copy_extents(&mut self, size: u64) -> Result<()> {
+        let mut position = 0;
+        while position < size {
+            let start = match rustix::fs::seek(self.from, SeekFrom::Data(position)) {
+                Ok(start) => start,
+                Err(Errno::NXIO) => return Ok(()),
+                Err(_) => return self.copy(position, size),
+            };
+            let end = rustix::fs::seek(self.from, SeekFrom::Hole(start))?.min(size);
+            self.copy(start, end)?;
+            position = end;
+        }
+        Ok(())
+    }
+
+    fn copy(&mut self, mut position: u64, end: u64) -> Result<()> {
+        while position < end {
+            let left = usize::try_from(end - position).unwrap_or(usize::MAX);
+            let done = if self.ranges { self.copy_range(position, left)? } else { 0 };
+            let done = if done > 0 { done } else { self.read_write(position, left)? };
+            if done == 0 {
+                return Err(Errno::IO);
+            }
+            position += done as u64;
+        }
+        Ok(())
+    }
+
+    fn copy_range(&mut self, position: u64, length: usize) -> Result<usize> {
+        let (mut input, mut output) = (position, position);
+        let length = length.min(1 << 30);
+        match rustix::fs::copy_file_range(
+            self.from,
+            Some(&mut input),
+            self.to,
+            Some(&mut output),
+            length,
+        ) {
+            Ok(done) => {
+                self.method = Method::CopyRange;
+                Ok(done)
+            }
+            Err(error @ (Errno::NOSPC | Errno::DQUOT | Errno::IO | Errno::FBIG)) => Err(error),
+            Err(_) => {
+                self.ranges = false;
+                Ok(0)
+            }
+        }
+    }
+
+    fn read_write(&mut self, position: u64, length: usize) -> Result<usize> {
+        self.method = Method::ReadWrite;
+        self.buffer.resize(length.min(PIECE), 0);
+        let got = rustix::io::pread(self.from, &mut self.buffer[..], position)?;
+        let mut written = 0;
+        while written < got {
+            written +=
+                rustix::io::pwrite(self.to, &self.buffer[written..got], position + written as u64)?;
+        }
+        Ok(got)
+    }
+}
+
+/// Copies the xattrs of `from` except our own marks and `skip`. Failing to copy `security.*` or an ACL is an
+/// error, as in the kernel (ovl_must_copy_xattr); others are dropped where the upper cannot hold them.
+pub fn copy_xattrs(from: At<'_>, to: UpperAt<'_>, skip: Option<&CStr>) -> Result<()> {
+    let names = from.xattr_names()?;
+    for name in split_names(&names) {
+        if mark::is_private(name) || skip.is_some_and(|skip| skip.to_bytes() == name) {
+            continue;
+        }
+        let c_name = CString::new(name).map_err(|_| Errno::INVAL)?;
+        let must = name.starts_with(b"security.") || name.starts_with(b"system.posix_acl_");
+        let copied = match from.xattr(&c_name) {
+            Ok(Some(value)) => to.set_xattr(&c_name, &value, XattrFlags::empty()),
+            Ok(None) => Ok(()),
+            Err(error) => Err(error),
+        };
+        match copied {
+            // The capability's owner has no id here; dropping it is what every union does.
+            Err(Errno::OVERFLOW) if name == b"security.capability" => {
+                tracing::warn!(attr = %name.escape_ascii(), "xattr cannot be expressed here, dropped");
+            }
+            // Labels of a security module are the system's to set.
+            Err(error) if must && name != b"security.selinux" => return Err(error),
+            Err(error) if matches!(error, Errno::NOSPC | Errno::DQUOT | Errno::IO) => return Err(error),
+            Err(error) => {
+                tracing::debug!(attr = %name.escape_ascii(), %error, "xattr not copied");
+            }
+            Ok(()) => {}
+        }
+    }
+    Ok(())
+}
+
+fn timespec(time: Time) -> Timespec {
+    Timespec { tv_sec: time.sec, tv_nsec: time.nsec.into() }
+}
+
+/// Sets access and modification time of `to` to those of `attr`.
+pub fn copy_times(attr: &Attr, to: UpperAt<'_>) -> Result<()> {
+    to.set_times(&Timestamps {
+        last_access: timespec(attr.atime),
+        last_modification: timespec(attr.mtime),
+    })
+}
+
+/// Reopens the object of `at` for writing.
+pub fn open_for_write(at: UpperAt<'_>) -> Result<std::os::fd::OwnedFd> {
+    at.read().open(OFlags::RDWR)
+}

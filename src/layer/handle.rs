@@ -1,0 +1,101 @@
+//! `overlay.origin`: which lower object an upper one was copied up from.
+//!
+//! The kernel's format (`struct ovl_fb`, fs/overlayfs/overlayfs.h), so that either can read the other's:
+//!
+//! ```text
+//! u8 version = 0   u8 magic = 0xfb   u8 length of all   u8 flags   u8 type   u8 uuid[16]   fid...
+//! ```
+//!
+//! `type` and `fid` are the filesystem's file handle, `uuid` its UUID. Decoding a handle needs
+//! CAP_DAC_READ_SEARCH, so the inode number is read out of the layouts of the common filesystems instead.
+
+use rustix::io::{Errno, Result};
+
+use super::at::At;
+use super::sys::RawHandle;
+
+const MAGIC: u8 = 0xfb;
+const HEADER: usize = 21;
+/// The writer's byte order, which the reader must share (`OVL_FH_FLAG_BIG_ENDIAN`).
+const FLAG_BIG_ENDIAN: u8 = 1;
+const FLAG_ANY_ENDIAN: u8 = 2;
+const BYTE_ORDER: u8 = if cfg!(target_endian = "big") { FLAG_BIG_ENDIAN } else { 0 };
+
+/// Magic number of tmpfs, whose handles lead with the generation.
+const TMPFS_MAGIC: u64 = 0x0102_1994;
+
+/// What is needed to write and read handles of one filesystem.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct HandleSpace {
+    /// The filesystem's UUID, zero if it has none.
+    pub uuid: [u8; 16],
+    /// Its `f_type`.
+    pub fs_type: u64,
+}
+
+impl HandleSpace {
+    /// The handle of `at` in the kernel's format; EOPNOTSUPP where the filesystem has no handles.
+    pub fn encode(&self, at: At<'_>) -> Result<Vec<u8>> {
+        let RawHandle { kind, bytes } = at.file_handle()?;
+        let length = u8::try_from(HEADER + bytes.len()).map_err(|_| Errno::OVERFLOW)?;
+        let kind = u8::try_from(kind).map_err(|_| Errno::OPNOTSUPP)?;
+        let mut handle = vec![0, MAGIC, length, BYTE_ORDER, kind];
+        handle.extend_from_slice(&self.uuid);
+        handle.extend_from_slice(&bytes);
+        Ok(handle)
+    }
+
+    /// Inode number in an origin of this filesystem; `None` if it is of another one or of an unknown layout.
+    pub fn decode(&self, origin: &[u8]) -> Option<u64> {
+        let (header, fid) = origin.split_at_checked(HEADER)?;
+        let same_order = header[3] & FLAG_ANY_ENDIAN != 0 || header[3] & 1 == BYTE_ORDER;
+        let valid = header[0] == 0
+            && header[1] == MAGIC
+            && usize::from(header[2]) == origin.len()
+            && header[5..] == self.uuid
+            && same_order;
+        if !valid {
+            return None;
+        }
+        let word = |at: usize| Some(u32::from_ne_bytes(fid.get(at..at + 4)?.try_into().ok()?));
+        let long = |at: usize| Some(u64::from_ne_bytes(fid.get(at..at + 8)?.try_into().ok()?));
+        match header[4] {
+            // tmpfs: generation, low and high half of the number.
+            1 if self.fs_type == TMPFS_MAGIC => {
+                Some(u64::from(word(4)?) | (u64::from(word(8)?) << 32))
+            }
+            // FILEID_INO32_GEN: ext4, squashfs, xfs with small numbers.
+            1 => word(0).map(u64::from),
+            // FILEID_INO64_GEN (xfs), FILEID_BTRFS_WITHOUT_PARENT.
+            0x81 | 0x4d => long(0),
+            _ => None,
+        }
+    }
+}
+
+/// Name of the index entry of the inode with this origin, as the kernel writes it: lower-case hex.
+pub fn index_name(origin: &[u8]) -> Vec<u8> {
+    origin.iter().flat_map(|byte| format!("{byte:02x}").into_bytes()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_origin_tells_the_inode_number() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("f"), "x").unwrap();
+        let flags = rustix::fs::OFlags::DIRECTORY;
+        let fd = rustix::fs::open(dir.path(), flags, rustix::fs::Mode::empty()).unwrap();
+        let name = super::super::name::Name::from_bytes(b"f").unwrap();
+        let at = At::Entry(std::os::fd::AsFd::as_fd(&fd), name);
+        let fs_type = u64::try_from(rustix::fs::fstatfs(&fd).unwrap().f_type).unwrap();
+        let space = HandleSpace { uuid: [7; 16], fs_type };
+        let origin = space.encode(at).unwrap();
+        assert_eq!(space.decode(&origin), Some(at.stat().unwrap().ino));
+        let other = HandleSpace { uuid: [8; 16], fs_type };
+        assert_eq!(other.decode(&origin), None);
+        assert_eq!(space.decode(&origin[..20]), None);
+    }
+}

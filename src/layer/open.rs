@@ -1,0 +1,404 @@
+//! Opening a stack: every check that can fail at mount, before anything is created.
+
+use std::ffi::CStr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use parking_lot::Mutex;
+use rustix::fs::{FlockOperation, Mode, OFlags, XattrFlags};
+use rustix::io::Errno;
+use rustix::mount::OpenTreeFlags;
+
+use super::at::{At, UpperAt};
+use super::attr::{Attr, Kind};
+use super::error::{Cause, SetupError};
+use super::fd::Fds;
+use super::handle::HandleSpace;
+use super::lower::{Lower, LowerDir, list};
+use super::mark::{Mark, Prefix};
+use super::name::Name;
+use super::override_stat;
+use super::stack::{Durability, OverrideStat, Stack, StackConfig, UpperConfig, XattrNamespace};
+use super::sys;
+use super::upper::{Upper, WhiteoutForm};
+use super::workdir::{INDEX, VOLATILE, WORK, Workdir};
+
+type Result<T> = std::result::Result<T, SetupError>;
+
+/// `FS_CASEFOLD_FL` of linux/fs.h.
+const CASEFOLD: u32 = 0x4000_0000;
+
+pub(super) fn open(config: &StackConfig) -> Result<Stack> {
+    if config.lowers.is_empty() {
+        return Err(SetupError::new(
+            Cause::Usage,
+            "no lower layer given: name at least one with --lower DIR or -o lowerdir=DIR",
+        ));
+    }
+    let dir_fds = Arc::new(Fds::new(raise_descriptor_limit() / 4));
+    let mut lowers = Vec::with_capacity(config.lowers.len());
+    for (position, path) in config.lowers.iter().enumerate() {
+        lowers.push(Arc::new(open_lower(position, path, &dir_fds)?));
+    }
+    let upper = match &config.upper {
+        Some(upper) => Some(open_upper(upper, config, &lowers, &dir_fds)?),
+        None => None,
+    };
+    let roots = lowers.iter().map(LowerDir::root).collect();
+    Ok(Stack { upper, lowers, roots, dir_fds })
+}
+
+/// Raises the soft limit of open files to the hard one; returns it, capped at what is of use.
+fn raise_descriptor_limit() -> usize {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    super::best_effort("raise the limit of open files", setrlimit(Resource::Nofile, raised));
+    let now = getrlimit(Resource::Nofile).current.unwrap_or(65536);
+    usize::try_from(now).unwrap_or(65536).min(65536)
+}
+
+/// Opens a directory given by the user, with a sentence for each way that fails.
+fn open_given(what: &str, path: &Path, cause: Cause) -> Result<(PathBuf, OwnedFd, Attr)> {
+    let fail = |reason: &str| {
+        SetupError::new(cause, format!("{what} {} {reason}", path.display()))
+    };
+    let explain = |error: Errno| match error {
+        Errno::NOENT => fail("does not exist: create it or correct the path"),
+        Errno::NOTDIR => fail("is not a directory: name a directory"),
+        Errno::ACCESS => fail("cannot be read: grant this user read and search permission"),
+        Errno::LOOP => fail("is a loop of symbolic links"),
+        Errno::NOTCONN => fail("is a dead mount: unmount it first"),
+        other => fail(&format!("cannot be opened: {}", super::describe(other))),
+    };
+    let absolute = std::fs::canonicalize(path)
+        .map_err(|error| explain(Errno::from_io_error(&error).unwrap_or(Errno::IO)))?;
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let fd = rustix::fs::open(&absolute, flags, Mode::empty()).map_err(explain)?;
+    let attr = At::Pinned(fd.as_fd()).stat().map_err(explain)?;
+    if rustix::fs::ioctl_getflags(&fd).is_ok_and(|flags| flags.bits() & CASEFOLD != 0) {
+        return Err(fail("folds upper and lower case: a union needs exact names, use another directory"));
+    }
+    Ok((absolute, fd, attr))
+}
+
+fn open_lower(position: usize, given: &Path, fds: &Arc<Fds>) -> Result<Lower> {
+    let (path, fd, attr) = open_given("lower layer", given, Cause::Lower)?;
+    let handles = handle_space(fd.as_fd());
+    let override_name = find_override(fd.as_fd());
+    let clone = private_clone(fd.as_fd());
+    let private = clone.is_some();
+    let root = clone.unwrap_or(fd);
+    Ok(Lower { position, path, dev: attr.dev, handles, override_name, private, root, fds: Arc::clone(fds) })
+}
+
+/// A detached read-only clone of the mount `fd` is in, from `fd` down: what is mounted over or inside the layer,
+/// now or later, is not part of it. Needs CAP_SYS_ADMIN over the mount namespace.
+fn private_clone(fd: BorrowedFd<'_>) -> Option<OwnedFd> {
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE
+        | OpenTreeFlags::OPEN_TREE_CLOEXEC
+        | OpenTreeFlags::AT_EMPTY_PATH;
+    let tree = rustix::mount::open_tree(fd, c"", flags).ok()?;
+    sys::make_read_only(&tree).ok()?;
+    // The clone's descriptor is O_PATH; layers are listed through readable ones.
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    rustix::fs::openat(&tree, c".", flags, Mode::empty()).ok()
+}
+
+fn handle_space(root: BorrowedFd<'_>) -> Option<HandleSpace> {
+    At::Pinned(root).file_handle().ok()?;
+    let fs_type = u64::try_from(rustix::fs::fstatfs(root).ok()?.f_type).ok()?;
+    let uuid = sys::filesystem_uuid(root).unwrap_or_default();
+    Some(HandleSpace { uuid, fs_type })
+}
+
+fn find_override(root: BorrowedFd<'_>) -> Option<&'static CStr> {
+    let at = At::Pinned(root);
+    override_stat::NAMES.into_iter().find(|name| matches!(at.xattr(name), Ok(Some(_))))
+}
+
+/// `(dev, ino)` of a directory and of all directories above it.
+fn lineage(dir: BorrowedFd<'_>) -> std::result::Result<Vec<(u64, u64)>, Errno> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let mut line = Vec::new();
+    let mut current = rustix::fs::openat(dir, c".", flags, Mode::empty())?;
+    loop {
+        let attr = At::Pinned(current.as_fd()).stat()?;
+        if line.last() == Some(&(attr.dev, attr.ino)) {
+            return Ok(line);
+        }
+        line.push((attr.dev, attr.ino));
+        current = rustix::fs::openat(&current, c"..", flags, Mode::empty())?;
+    }
+}
+
+fn identity(dir: BorrowedFd<'_>) -> std::result::Result<(u64, u64), Errno> {
+    At::Pinned(dir).stat().map(|attr| (attr.dev, attr.ino))
+}
+
+fn system(what: &str, error: Errno) -> SetupError {
+    SetupError::new(Cause::Upper, format!("{what}: {}", super::describe(error)))
+}
+
+/// Refuses an upper and workdir that overlap each other or a lower.
+fn check_overlap(
+    upper: (&Path, BorrowedFd<'_>),
+    work: (&Path, BorrowedFd<'_>),
+    lowers: &[Arc<Lower>],
+) -> Result<()> {
+    let refuse = |sentence: String| Err(SetupError::new(Cause::Upper, sentence));
+    let look = |fd| lineage(fd).map_err(|error| system("cannot look above the upper", error));
+    let (upper_line, work_line) = (look(upper.1)?, look(work.1)?);
+    let (up, down) = (upper.0.display(), work.0.display());
+    if work_line.contains(&upper_line[0]) {
+        return refuse(format!("workdir {down} is inside the upper {up}: put it beside the upper"));
+    }
+    if upper_line.contains(&work_line[0]) {
+        return refuse(format!("upper {up} is inside the workdir {down}: put it beside the workdir"));
+    }
+    for lower in lowers {
+        let path = lower.path.display();
+        let root = identity(lower.root.as_fd()).map_err(|error| system("cannot stat a lower", error))?;
+        if upper_line.contains(&root) {
+            return refuse(format!("upper {up} is inside the lower layer {path}: move it elsewhere"));
+        }
+        if work_line.contains(&root) {
+            return refuse(format!("workdir {down} is inside the lower layer {path}: move it elsewhere"));
+        }
+        let line = lineage(lower.root.as_fd());
+        // A private clone ends at its own root, so its path tells what is above it.
+        let below_upper = line.is_ok_and(|line| line.contains(&upper_line[0]))
+            || lower.path.starts_with(upper.0)
+            || lower.path.starts_with(work.0);
+        if below_upper {
+            return refuse(format!("lower layer {path} is inside the upper or workdir: move it elsewhere"));
+        }
+    }
+    Ok(())
+}
+
+pub(super) fn check_mountpoint(upper: &Upper, mountpoint: &Path) -> Result<()> {
+    for (what, dir) in [("upper", &upper.path), ("workdir", &upper.work_path)] {
+        if mountpoint.starts_with(dir) {
+            return Err(SetupError::new(
+                Cause::Mountpoint,
+                format!(
+                    "mountpoint {} is inside the {what} {}: mount somewhere else",
+                    mountpoint.display(),
+                    dir.display()
+                ),
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// Takes the lock that says a mount is alive.
+fn lock(what: &str, path: &Path, fd: &OwnedFd) -> Result<()> {
+    match rustix::fs::flock(fd, FlockOperation::NonBlockingLockExclusive) {
+        Err(Errno::WOULDBLOCK) => Err(SetupError::new(
+            Cause::InUse,
+            format!("{what} {} is in use by another mount: unmount that first", path.display()),
+        )),
+        Err(error) => {
+            // A filesystem without locks (some network filesystems) cannot tell; mounting twice is on the user.
+            tracing::warn!(%error, path = %path.display(), "cannot lock");
+            Ok(())
+        }
+        Ok(()) => Ok(()),
+    }
+}
+
+/// Refuses an upper that the kernel's overlayfs has mounted, as far as this namespace can see.
+fn check_kernel_mounts(upper: &Path) -> Result<()> {
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let option = format!("upperdir={}", upper.display());
+    let used = mounts
+        .lines()
+        .filter(|line| line.contains(" - overlay "))
+        .any(|line| line.split([' ', ',']).any(|part| part == option));
+    if used {
+        let path = upper.display();
+        let sentence = format!("upper {path} is in use by a kernel overlayfs: unmount that first");
+        return Err(SetupError::new(Cause::InUse, sentence));
+    }
+    Ok(())
+}
+
+fn open_upper(
+    given: &UpperConfig,
+    config: &StackConfig,
+    lowers: &[Arc<Lower>],
+    fds: &Arc<Fds>,
+) -> Result<Upper> {
+    let (path, root, attr) = open_given("upper", &given.upper, Cause::Upper)?;
+    let (work_path, work, work_attr) = open_given("workdir", &given.work, Cause::Upper)?;
+    if attr.dev != work_attr.dev {
+        return Err(SetupError::new(
+            Cause::Upper,
+            format!(
+                "workdir {} is on another filesystem than the upper {}: put them on the same one",
+                work_path.display(),
+                path.display()
+            ),
+        ));
+    }
+    check_overlap((&path, root.as_fd()), (&work_path, work.as_fd()), lowers)?;
+    check_kernel_mounts(&path)?;
+    lock("upper", &path, &root)?;
+    lock("workdir", &work_path, &work)?;
+    check_volatile(&work_path, &work)?;
+    check_writable(&path, &root)?;
+    check_writable(&work_path, &work)?;
+    prepare_upper(path, root, work_path, work, &attr, config, lowers, fds)
+}
+
+fn check_writable(path: &Path, dir: &OwnedFd) -> Result<()> {
+    use rustix::fs::{Access, AtFlags};
+    let access = Access::WRITE_OK | Access::EXEC_OK;
+    let reason = match rustix::fs::accessat(dir, c".", access, AtFlags::EACCESS) {
+        Ok(()) => return Ok(()),
+        Err(Errno::ROFS) => "is on a read-only filesystem: use another, or mount without an upper".into(),
+        Err(Errno::ACCESS) => "cannot be written by this user: change its owner or mode".to_owned(),
+        Err(error) => format!("cannot be written: {}", super::describe(error)),
+    };
+    Err(SetupError::new(Cause::Upper, format!("{} {reason}", path.display())))
+}
+
+fn check_volatile(work_path: &Path, work: &OwnedFd) -> Result<()> {
+    let marker = format!("{WORK}/{}/{}", VOLATILE[0], VOLATILE[1]);
+    if rustix::fs::accessat(work, &marker, rustix::fs::Access::EXISTS, rustix::fs::AtFlags::empty())
+        .is_err()
+    {
+        return Ok(());
+    }
+    let path = work_path.join(&marker);
+    Err(SetupError::new(
+        Cause::InUse,
+        format!(
+            "the upper was mounted volatile and not unmounted: changes may be lost; start with a new upper, or \
+             remove {} to go on at your own risk",
+            path.display()
+        ),
+    ))
+}
+
+#[expect(clippy::too_many_arguments, reason = "the parts of one struct, checked by the caller")]
+fn prepare_upper(
+    path: PathBuf,
+    root: OwnedFd,
+    work_path: PathBuf,
+    work: OwnedFd,
+    attr: &Attr,
+    config: &StackConfig,
+    lowers: &[Arc<Lower>],
+    fds: &Arc<Fds>,
+) -> Result<Upper> {
+    rustix::process::umask(Mode::empty());
+    let fail = |error| system(&format!("cannot prepare the workdir {}", work_path.display()), error);
+    let temp = make_dir(&work, WORK).map_err(fail)?;
+    empty(&temp).map_err(fail)?;
+    let index = make_dir(&work, INDEX).map_err(fail)?;
+    let workdir = Workdir::new(temp);
+    let whiteouts = probe_whiteouts(&workdir).map_err(fail)?;
+    let prefix = probe_xattrs(&workdir, config.xattrs).map_err(fail)?;
+    let override_name =
+        choose_override(config.override_stat, &root, lowers).map_err(|error| {
+            system(&format!("cannot keep owners in xattrs on {}", path.display()), error)
+        })?;
+    if config.durability == Durability::Volatile {
+        for part in [VOLATILE[0].to_owned(), VOLATILE.join("/")] {
+            rustix::fs::mkdirat(&workdir.temp, part, Mode::from_raw_mode(0o700)).map_err(fail)?;
+        }
+    }
+    Ok(Upper {
+        handles: handle_space(root.as_fd()),
+        dev: attr.dev,
+        index: prefix.is_some().then_some(index),
+        whiteouts,
+        prefix,
+        override_name,
+        durability: config.durability,
+        fds: Arc::clone(fds),
+        root,
+        workdir,
+        locked: work,
+        whiteout: Mutex::new(None),
+        rename_whiteout: AtomicBool::new(true),
+        path,
+        work_path,
+    })
+}
+
+fn make_dir(work: &OwnedFd, name: &str) -> std::result::Result<OwnedFd, Errno> {
+    match rustix::fs::mkdirat(work, name, Mode::from_raw_mode(0o700)) {
+        Err(Errno::EXIST) | Ok(()) => {}
+        Err(error) => return Err(error),
+    }
+    super::at::open_directory(work, name.as_bytes())
+}
+
+/// Deletes what a crash left.
+fn empty(temp: &OwnedFd) -> std::result::Result<(), Errno> {
+    let mut names = Vec::new();
+    list(temp, |entry| {
+        names.push(Name::from_bytes(entry.name)?.to_owned());
+        Ok(())
+    })?;
+    names.iter().try_for_each(|name| super::workdir::remove_tree(temp.as_fd(), name.get()))
+}
+
+fn probe_whiteouts(workdir: &Workdir) -> std::result::Result<WhiteoutForm, Errno> {
+    match workdir.stage_node(Kind::CharDevice, 0, 0) {
+        Ok(_probe) => Ok(WhiteoutForm::Device),
+        Err(Errno::PERM | Errno::OPNOTSUPP | Errno::INVAL | Errno::ACCESS) => {
+            tracing::info!("the upper takes no whiteout devices: deletions are recorded as .wh. files");
+            Ok(WhiteoutForm::Aufs)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+fn probe_xattrs(
+    workdir: &Workdir,
+    wanted: XattrNamespace,
+) -> std::result::Result<Option<Prefix>, Errno> {
+    let (probe, _fd) = workdir.stage_file(0o600)?;
+    let takes = |at: UpperAt<'_>, prefix| {
+        at.set_xattr(Mark::Origin.name(prefix), b"", XattrFlags::empty()).is_ok()
+    };
+    if wanted == XattrNamespace::Auto && takes(probe.at(), Prefix::Trusted) {
+        return Ok(Some(Prefix::Trusted));
+    }
+    if takes(probe.at(), Prefix::User) {
+        return Ok(Some(Prefix::User));
+    }
+    tracing::warn!("the upper takes no xattrs: no directory renames, no hard links across copy-up");
+    Ok(None)
+}
+
+/// The override xattr of the upper; a new upper gets that of the first lower that has one, or 0:0:0555.
+fn choose_override(
+    wanted: OverrideStat,
+    root: &OwnedFd,
+    lowers: &[Arc<Lower>],
+) -> std::result::Result<Option<&'static CStr>, Errno> {
+    let found = find_override(root.as_fd());
+    let name = match wanted {
+        OverrideStat::Detect => return Ok(found),
+        OverrideStat::Security => override_stat::SECURITY,
+        OverrideStat::Containers => found.unwrap_or(override_stat::CONTAINERS),
+    };
+    let at = At::Pinned(root.as_fd());
+    if at.xattr(name)?.is_none() {
+        let inherited = lowers.iter().find_map(|lower| {
+            At::Pinned(lower.root.as_fd()).xattr(lower.override_name?).ok().flatten()
+        });
+        let value = inherited.unwrap_or_else(|| b"0:0:0555:dir".to_vec());
+        UpperAt::new(at).set_xattr(name, &value, XattrFlags::empty())?;
+    }
+    Ok(Some(name))
+}
+

@@ -1,0 +1,214 @@
+//! The stack of one mount: an optional upper over read-only lowers, opened and checked once.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustix::io::Errno;
+
+use super::attr::Kind;
+use super::error::SetupError;
+use super::fd::Fds;
+use super::lower::{Lower, LowerDir, LowerFile};
+use super::mark::Redirect;
+use super::name::OwnedName;
+use super::open;
+use super::upper::Upper;
+
+/// Which xattr namespace our marks are written in. Reading accepts both.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum XattrNamespace {
+    /// `trusted.overlay.*` where it works (CAP_SYS_ADMIN in the initial namespace), else `user.overlay.*`.
+    #[default]
+    Auto,
+    /// `user.overlay.*`, the kernel's `userxattr`.
+    User,
+}
+
+/// Where owner, mode and device type are kept when the files on disk cannot carry them.
+///
+/// Format and names: containers/storage, fuse-overlayfs `xattr_permissions`.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum OverrideStat {
+    /// In the files themselves. Layers whose root carries an override xattr are still read with it.
+    #[default]
+    Detect,
+    /// `xattr_permissions=1`: written to `security.fuseoverlayfs.override_stat`.
+    Security,
+    /// `xattr_permissions=2`: written to `user.containers.override_stat`.
+    Containers,
+}
+
+/// When data reaches the disk.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum Durability {
+    /// Data of a copy-up is synced before it becomes visible; fsync(2) works.
+    #[default]
+    Auto,
+    /// As `Auto`, and directories and metadata of a copy-up are synced too.
+    Strict,
+    /// Nothing is synced; a marker in the workdir refuses the next mount after a crash.
+    Volatile,
+}
+
+/// The writable part of a stack.
+#[derive(Clone, Debug)]
+pub struct UpperConfig {
+    /// Receives every change.
+    pub upper: PathBuf,
+    /// Staging area on the same filesystem, outside the upper.
+    pub work: PathBuf,
+}
+
+/// What to stack, as asked for; [`Stack::open`] checks it.
+#[derive(Clone, Debug, Default)]
+pub struct StackConfig {
+    /// Lower layers, topmost first; relative paths are relative to the working directory.
+    pub lowers: Vec<PathBuf>,
+    /// The writable layer; `None` makes the mount read-only.
+    pub upper: Option<UpperConfig>,
+    /// Namespace of written marks.
+    pub xattrs: XattrNamespace,
+    /// Owner and mode in xattrs.
+    pub override_stat: OverrideStat,
+    /// When data reaches the disk.
+    pub durability: Durability,
+}
+
+/// Layers opened and pinned: nothing mounted later can change what they are.
+///
+/// A value of its own: a mount finds every layer through it, so a stack can be replaced by another.
+#[derive(Debug)]
+pub struct Stack {
+    /// The writable layer.
+    pub upper: Option<Upper>,
+    /// Read-only layers, topmost first; at least one.
+    pub lowers: Vec<Arc<Lower>>,
+    /// Roots of the lowers, in the same order.
+    pub roots: Vec<Arc<LowerDir>>,
+    /// Budget of directory descriptors of all layers.
+    pub dir_fds: Arc<Fds>,
+}
+
+impl Stack {
+    /// Opens and checks every layer. Nothing is created unless all checks pass.
+    pub fn open(config: &StackConfig) -> Result<Self, SetupError> {
+        open::open(config)
+    }
+
+    /// Refuses a mountpoint that lies in the upper or the workdir, where the mount would contain itself.
+    pub fn check_mountpoint(&self, mountpoint: &Path) -> Result<(), SetupError> {
+        let Some(upper) = &self.upper else { return Ok(()) };
+        open::check_mountpoint(upper, mountpoint)
+    }
+
+    /// The directories at `path` in the lowers from position `from` on, merged as one directory: stops at an
+    /// opaque directory, a whiteout or a non-directory, and follows redirects found on the way.
+    pub fn find_dirs(
+        &self,
+        from: usize,
+        path: &[OwnedName],
+    ) -> Result<Vec<Arc<LowerDir>>, Errno> {
+        let mut found = Vec::new();
+        let mut path = path.to_vec();
+        for root in self.roots.iter().skip(from) {
+            match walk(root, &path)? {
+                Step::Missing => {}
+                Step::Stop => break,
+                Step::Found { dir, last, next } => {
+                    found.push(dir);
+                    if last {
+                        break;
+                    }
+                    if let Some(next) = next {
+                        path = next;
+                    }
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    /// The topmost regular file with data at `path` in the lowers from position `from` on: where the data of a
+    /// metacopy file is.
+    pub fn find_data(&self, from: usize, path: &[OwnedName]) -> Result<LowerFile, Errno> {
+        let mut path = path.to_vec();
+        for root in self.roots.iter().skip(from) {
+            let Some((name, parents)) = path.split_last() else { break };
+            let dir = match walk(root, parents)? {
+                Step::Missing => continue,
+                Step::Stop => break,
+                Step::Found { dir, .. } => dir,
+            };
+            let attr = match dir.stat(name.get()) {
+                Err(Errno::NOENT) if dir.has_aufs_whiteout(name.get()) => break,
+                Err(Errno::NOENT) => continue,
+                other => other?,
+            };
+            if attr.kind != Kind::File {
+                break;
+            }
+            let marks = dir.marks(name.get())?;
+            if !marks.metacopy {
+                return Ok(LowerFile { dir, name: name.clone() });
+            }
+            if let Some(redirect) = marks.redirect {
+                path = redirected(&path, redirect);
+            }
+        }
+        Err(Errno::IO)
+    }
+}
+
+/// What one layer has at a path.
+enum Step {
+    /// Nothing; lower layers may.
+    Missing,
+    /// A whiteout, non-directory or opaque ancestor: lower layers are hidden.
+    Stop,
+    /// A directory. `last`: it hides what is below; `next`: its path in the layers below.
+    Found { dir: Arc<LowerDir>, last: bool, next: Option<Vec<OwnedName>> },
+}
+
+/// `path` with its last component redirected.
+pub fn redirected(path: &[OwnedName], redirect: Redirect) -> Vec<OwnedName> {
+    match redirect {
+        Redirect::Absolute(path) => path,
+        Redirect::Sibling(name) => {
+            let mut path = path.to_vec();
+            path.pop();
+            path.push(name);
+            path
+        }
+    }
+}
+
+fn walk(root: &Arc<LowerDir>, path: &[OwnedName]) -> Result<Step, Errno> {
+    let mut dir = Arc::clone(root);
+    let mut next: Option<Vec<OwnedName>> = None;
+    let mut last = dir.has_aufs_opaque();
+    for (depth, name) in path.iter().enumerate() {
+        let attr = match dir.stat(name.get()) {
+            Err(Errno::NOENT) => {
+                let hidden = last || dir.has_aufs_whiteout(name.get());
+                return Ok(if hidden { Step::Stop } else { Step::Missing });
+            }
+            other => other?,
+        };
+        if attr.kind != Kind::Directory {
+            return Ok(Step::Stop);
+        }
+        let marks = dir.marks(name.get())?;
+        dir = dir.child(name.clone(), &attr);
+        last |= marks.opaque || dir.has_aufs_opaque();
+        if let Some(redirect) = marks.redirect {
+            let so_far = next.map_or_else(|| path[..=depth].to_vec(), |mut next| {
+                next.push(name.clone());
+                next
+            });
+            next = Some(redirected(&so_far, redirect));
+        } else if let Some(next) = &mut next {
+            next.push(name.clone());
+        }
+    }
+    Ok(Step::Found { dir, last, next })
+}

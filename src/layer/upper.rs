@@ -1,0 +1,389 @@
+//! The writable layer: every call of the crate that changes a layer is a method here or of what it returns.
+
+use std::ffi::CStr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use parking_lot::Mutex;
+use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags, XattrFlags};
+use rustix::io::{Errno, Result};
+
+use super::at::{At, UpperAt, open_directory};
+use super::attr::{Attr, Kind};
+use super::fd::Fds;
+use super::handle::HandleSpace;
+use super::lower::{self, Listed};
+use super::mark::{self, Mark, Prefix};
+use super::name::{Name, OwnedName};
+use super::override_stat::Override;
+use super::stack::Durability;
+use super::workdir::{self, Staged, Workdir};
+
+/// How deletions are recorded in this upper.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum WhiteoutForm {
+    /// A character device 0:0, the kernel's form.
+    Device,
+    /// A file `.wh.NAME`.
+    Aufs,
+}
+
+/// The upper directory with its workdir.
+#[derive(Debug)]
+pub struct Upper {
+    /// Where it was found, absolute.
+    pub path: PathBuf,
+    /// Where its workdir was found, absolute.
+    pub work_path: PathBuf,
+    /// Device number of both.
+    pub dev: u64,
+    /// How its file handles are written.
+    pub handles: Option<HandleSpace>,
+    /// Form of new whiteouts.
+    pub whiteouts: WhiteoutForm,
+    /// Namespace of new marks; `None` where the filesystem takes no xattrs of ours.
+    pub prefix: Option<Prefix>,
+    /// Owner and mode are written to this xattr instead of the files.
+    pub override_name: Option<&'static CStr>,
+    /// When data reaches the disk.
+    pub durability: Durability,
+    /// Budget of directory descriptors.
+    pub fds: Arc<Fds>,
+    pub(super) root: OwnedFd,
+    pub(super) workdir: Workdir,
+    pub(super) index: Option<OwnedFd>,
+    /// Held for its lock; the workdir itself.
+    pub(super) locked: OwnedFd,
+    /// A whiteout in the workdir that others are hard links of, by name.
+    pub(super) whiteout: Mutex<Option<OwnedName>>,
+    /// renameat2(RENAME_WHITEOUT) has not been refused yet.
+    pub(super) rename_whiteout: AtomicBool,
+}
+
+impl Upper {
+    /// The root directory.
+    pub fn root(&self) -> BorrowedFd<'_> {
+        self.root.as_fd()
+    }
+
+    /// Opens the directory `dir/name`.
+    pub fn open_dir(&self, dir: BorrowedFd<'_>, name: Name<'_>) -> Result<OwnedFd> {
+        open_directory(dir, name.bytes())
+    }
+
+    /// Opens the root once more.
+    pub fn open_root(&self) -> Result<OwnedFd> {
+        open_directory(&self.root, b".")
+    }
+
+    /// `name` in an upper directory.
+    pub fn at<'a>(&self, dir: BorrowedFd<'a>, name: Name<'a>) -> UpperAt<'a> {
+        UpperAt::new(At::Entry(dir, name))
+    }
+
+    /// The object a descriptor got from this upper refers to.
+    pub fn pinned<'a>(&self, fd: BorrowedFd<'a>) -> UpperAt<'a> {
+        UpperAt::new(At::Pinned(fd))
+    }
+
+    /// Attributes with the override applied.
+    pub fn stat(&self, at: At<'_>) -> Result<Attr> {
+        lower::stat(at, self.override_name)
+    }
+
+    /// Calls `each` for every name in an upper directory; the caller excludes others from the descriptor.
+    pub fn list(
+        &self,
+        dir: BorrowedFd<'_>,
+        each: impl FnMut(Listed<'_>) -> Result<()>,
+    ) -> Result<()> {
+        match lower::list(&dir, each) {
+            Err(Errno::BADF) => Err(Errno::ACCESS),
+            other => other,
+        }
+    }
+
+    /// The staging area.
+    pub fn workdir(&self) -> &Workdir {
+        &self.workdir
+    }
+
+    /// Stages a regular file; the descriptor is open for reading and writing.
+    pub fn stage_file(&self, mode: u16) -> Result<(Staged<'_>, OwnedFd)> {
+        self.fds.retry(|| self.workdir.stage_file(mode))
+    }
+
+    /// Stages a directory.
+    pub fn stage_dir(&self, mode: u16) -> Result<Staged<'_>> {
+        self.workdir.stage_dir(mode)
+    }
+
+    /// Stages a symlink.
+    pub fn stage_symlink(&self, target: &[u8]) -> Result<Staged<'_>> {
+        self.workdir.stage_symlink(target)
+    }
+
+    /// Stages a device, FIFO or socket; where owner and mode are overridden, a file stands for it.
+    pub fn stage_node(&self, kind: Kind, mode: u16, rdev: u32) -> Result<Staged<'_>> {
+        if self.override_name.is_some() {
+            return self.stage_file(mode).map(|(staged, _)| staged);
+        }
+        self.workdir.stage_node(kind, mode, rdev)
+    }
+
+    /// Stages another name of an object of this upper.
+    pub fn stage_link(&self, of: At<'_>) -> Result<Staged<'_>> {
+        self.workdir.stage_link(of)
+    }
+
+    /// Creates and opens a regular file; EEXIST if the name is taken.
+    pub fn create_file(&self, dir: BorrowedFd<'_>, name: Name<'_>, mode: u16) -> Result<OwnedFd> {
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        let mode = Mode::from_raw_mode(mode.into());
+        self.fds.retry(|| rustix::fs::openat(dir, name.bytes(), flags, mode))
+    }
+
+    /// mkdir(2).
+    pub fn make_dir(&self, dir: BorrowedFd<'_>, name: Name<'_>, mode: u16) -> Result<()> {
+        rustix::fs::mkdirat(dir, name.bytes(), Mode::from_raw_mode(mode.into()))
+    }
+
+    /// symlink(2).
+    pub fn make_symlink(&self, dir: BorrowedFd<'_>, name: Name<'_>, target: &[u8]) -> Result<()> {
+        rustix::fs::symlinkat(target, dir, name.bytes())
+    }
+
+    /// mknod(2).
+    pub fn make_node(
+        &self,
+        dir: BorrowedFd<'_>,
+        name: Name<'_>,
+        kind: Kind,
+        mode: u16,
+        rdev: u32,
+    ) -> Result<()> {
+        workdir::make_node(dir, name.bytes(), kind, mode, rdev)
+    }
+
+    /// link(2).
+    pub fn link(&self, of: At<'_>, dir: BorrowedFd<'_>, name: Name<'_>) -> Result<()> {
+        workdir::link(of, dir, name.bytes())
+    }
+
+    /// unlink(2).
+    pub fn unlink(&self, dir: BorrowedFd<'_>, name: Name<'_>) -> Result<()> {
+        rustix::fs::unlinkat(dir, name.bytes(), AtFlags::empty())
+    }
+
+    /// Removes a directory that holds nothing but whiteouts: out of sight first if it is not quite empty.
+    pub fn remove_dir(&self, dir: BorrowedFd<'_>, name: Name<'_>) -> Result<()> {
+        match rustix::fs::unlinkat(dir, name.bytes(), AtFlags::REMOVEDIR) {
+            Err(Errno::NOTEMPTY | Errno::EXIST) => {}
+            other => return other,
+        }
+        let temp = self.workdir.fresh_name()?;
+        rustix::fs::renameat(dir, name.bytes(), &self.workdir.temp, temp.get().bytes())?;
+        super::best_effort("remove an emptied directory", self.workdir.remove(temp.get()));
+        Ok(())
+    }
+
+    /// renameat2(2) within the upper.
+    pub fn rename(
+        &self,
+        (from, old): (BorrowedFd<'_>, Name<'_>),
+        (to, new): (BorrowedFd<'_>, Name<'_>),
+        exchange: bool,
+    ) -> Result<()> {
+        if exchange {
+            let flags = RenameFlags::EXCHANGE;
+            return rustix::fs::renameat_with(from, old.bytes(), to, new.bytes(), flags);
+        }
+        rustix::fs::renameat(from, old.bytes(), to, new.bytes())
+    }
+
+    /// Renames and leaves a whiteout at the old name, in one step where the filesystem can.
+    pub fn rename_and_whiteout(
+        &self,
+        (from, old): (BorrowedFd<'_>, Name<'_>),
+        (to, new): (BorrowedFd<'_>, Name<'_>),
+    ) -> Result<()> {
+        if self.whiteouts == WhiteoutForm::Aufs {
+            // The mark first: were we killed in between, the name is gone rather than doubled only on disk.
+            self.whiteout(from, old)?;
+            return self.rename((from, old), (to, new), false);
+        }
+        if self.rename_whiteout.load(Ordering::Relaxed) {
+            let flags = RenameFlags::WHITEOUT;
+            match rustix::fs::renameat_with(from, old.bytes(), to, new.bytes(), flags) {
+                Err(Errno::INVAL) => self.rename_whiteout.store(false, Ordering::Relaxed),
+                other => return other,
+            }
+        }
+        self.rename((from, old), (to, new), false)?;
+        self.whiteout(from, old)
+    }
+
+    /// Records that `name`, of which this upper has nothing, is deleted.
+    pub fn whiteout(&self, dir: BorrowedFd<'_>, name: Name<'_>) -> Result<()> {
+        match self.whiteouts {
+            WhiteoutForm::Device => self.link_whiteout(|from| {
+                workdir::link(At::Entry(self.workdir.temp.as_fd(), from), dir, name.bytes())
+            }),
+            WhiteoutForm::Aufs => match self.create_file(dir, mark::aufs_whiteout(name)?.get(), 0) {
+                Err(Errno::EXIST) => Ok(()),
+                other => other.map(drop),
+            },
+        }
+    }
+
+    /// Replaces what this upper has at `name` by a whiteout, in one step where the filesystem can. A directory
+    /// must hold nothing but whiteouts.
+    pub fn whiteout_over(&self, dir: BorrowedFd<'_>, name: Name<'_>, is_dir: bool) -> Result<()> {
+        if self.whiteouts == WhiteoutForm::Aufs {
+            self.whiteout(dir, name)?;
+            return if is_dir { self.remove_dir(dir, name) } else { self.unlink(dir, name) };
+        }
+        let temp = self.workdir.fresh_name()?;
+        let temp_dir = self.workdir.temp.as_fd();
+        self.link_whiteout(|from| {
+            workdir::link(At::Entry(temp_dir, from), temp_dir, temp.get().bytes())
+        })?;
+        let renamed = self.rename((temp_dir, temp.get()), (dir, name), is_dir);
+        if is_dir || renamed.is_err() {
+            super::best_effort("remove what a whiteout replaced", self.workdir.remove(temp.get()));
+        }
+        renamed
+    }
+
+    /// Removes the whiteout at `name`.
+    pub fn remove_whiteout(&self, dir: BorrowedFd<'_>, name: Name<'_>) -> Result<()> {
+        if let Ok(mark) = mark::aufs_whiteout(name) {
+            match self.unlink(dir, mark.get()) {
+                Err(Errno::NOENT) => {}
+                Err(error) => return Err(error),
+                Ok(()) if self.whiteouts == WhiteoutForm::Aufs => return Ok(()),
+                Ok(()) => {}
+            }
+        }
+        if is_whiteout_device(At::Entry(dir, name))? { self.unlink(dir, name) } else { Ok(()) }
+    }
+
+    /// Whether the name itself is taken by a whiteout device, which a new object must replace.
+    pub fn has_whiteout_device(&self, dir: BorrowedFd<'_>, name: Name<'_>) -> Result<bool> {
+        is_whiteout_device(At::Entry(dir, name))
+    }
+
+    /// Runs `link` with the shared whiteout, renewing that when it has too many links.
+    fn link_whiteout(&self, link: impl Fn(Name<'_>) -> Result<()>) -> Result<()> {
+        let mut shared = self.whiteout.lock();
+        if let Some(name) = &*shared {
+            match link(name.get()) {
+                Err(Errno::MLINK | Errno::NOENT) => {}
+                other => return other,
+            }
+        }
+        let name = self.workdir.fresh_name()?;
+        let temp = self.workdir.temp.as_fd();
+        workdir::make_node(temp, name.get().bytes(), Kind::CharDevice, 0, 0)?;
+        *shared = Some(name.clone());
+        link(name.get())
+    }
+
+    /// Writes a mark. Does nothing where the filesystem takes no xattrs of ours.
+    pub fn set_mark(&self, at: UpperAt<'_>, mark: Mark, value: &[u8]) -> Result<()> {
+        match self.prefix {
+            Some(prefix) => at.set_xattr(mark.name(prefix), value, XattrFlags::empty()),
+            None => Ok(()),
+        }
+    }
+
+    /// Writes a mark the union can do without: symlinks and devices take no `user.` xattrs.
+    pub fn set_mark_if_possible(&self, at: UpperAt<'_>, mark: Mark, value: &[u8]) -> Result<()> {
+        match self.set_mark(at, mark, value) {
+            Err(Errno::PERM | Errno::OPNOTSUPP | Errno::NOSPC) => Ok(()),
+            other => other,
+        }
+    }
+
+    /// Removes a mark in either namespace.
+    pub fn remove_mark(&self, at: UpperAt<'_>, mark: Mark) -> Result<()> {
+        for prefix in [Prefix::Trusted, Prefix::User] {
+            match at.remove_xattr(mark.name(prefix)) {
+                Err(Errno::NODATA | Errno::OPNOTSUPP | Errno::PERM) | Ok(()) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes the directory `at` hide what is below it.
+    pub fn set_opaque(&self, at: UpperAt<'_>) -> Result<()> {
+        if self.prefix.is_some() {
+            return self.set_mark(at, Mark::Opaque, b"y");
+        }
+        let fd = at.read().open(OFlags::DIRECTORY | OFlags::RDONLY)?;
+        let marker = Name::from_bytes(mark::AUFS_OPAQUE)?;
+        self.create_file(fd.as_fd(), marker, 0).map(drop)
+    }
+
+    /// Gives `at` the owner, group and mode of `attr`: in the files, or in the override xattr.
+    pub fn set_owner_and_mode(&self, at: UpperAt<'_>, attr: &Attr, now: &Attr) -> Result<()> {
+        if let Some(name) = self.override_name {
+            let value = Override::of(attr).encode();
+            return match at.set_xattr(name, value.as_bytes(), XattrFlags::empty()) {
+                // Symlinks take no user xattr; their owner is nobody's business.
+                Err(Errno::PERM | Errno::OPNOTSUPP) if attr.kind == Kind::Symlink => Ok(()),
+                other => other,
+            };
+        }
+        if (attr.uid, attr.gid) != (now.uid, now.gid) {
+            at.chown(Some(attr.uid), Some(attr.gid))?;
+        }
+        let cleared_by_chown = attr.mode & 0o6000 != 0;
+        if attr.kind != Kind::Symlink && (attr.mode != now.mode || cleared_by_chown) {
+            at.chmod(attr.mode)?;
+        }
+        Ok(())
+    }
+
+    /// Waits until the data of `fd` is on disk, unless the mount is volatile.
+    pub fn sync(&self, fd: &impl AsFd, data_only: bool) -> Result<()> {
+        match (self.durability, data_only) {
+            (Durability::Volatile, _) => Ok(()),
+            (_, true) => rustix::fs::fdatasync(fd),
+            (_, false) => rustix::fs::fsync(fd),
+        }
+    }
+
+    /// The directory of the hard-link index, if it is kept.
+    pub fn index(&self) -> Option<BorrowedFd<'_>> {
+        self.index.as_ref().map(AsFd::as_fd)
+    }
+
+    /// Writes everything to disk at the end of a mount and takes the volatile marker away.
+    pub fn finish(&self) -> Result<()> {
+        if self.durability == Durability::Volatile {
+            let [outer, inner] = VOLATILE_PATH;
+            let temp = &self.workdir.temp;
+            rustix::fs::syncfs(temp)?;
+            rustix::fs::unlinkat(temp, format!("{outer}/{inner}"), AtFlags::REMOVEDIR)?;
+            rustix::fs::unlinkat(temp, outer, AtFlags::REMOVEDIR)?;
+        }
+        if let Some(name) = self.whiteout.lock().take() {
+            self.workdir.remove(name.get())?;
+        }
+        Ok(())
+    }
+}
+
+use super::workdir::VOLATILE as VOLATILE_PATH;
+
+fn is_whiteout_device(at: At<'_>) -> Result<bool> {
+    match at.stat() {
+        Ok(attr) => Ok(mark::is_whiteout(&attr)),
+        Err(Errno::NOENT) => Ok(false),
+        Err(error) => Err(error),
+    }
+}

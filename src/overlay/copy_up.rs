@@ -1,0 +1,437 @@
+//! Copy-up: an object of a lower layer gets its own copy in the upper, complete or not at all.
+//!
+//! ```text
+//! parents first, from the topmost missing one
+//! lock node.copying                            a second writer waits here; readers go on reading the lower
+//! stage in the workdir: data, then owner, xattrs and ACLs, mode, times, origin
+//! sync the data                                fsync=auto and strict
+//! lock the parent directory; is the name still this node?
+//! publish by one rename (or a link from the hard-link index), restore the parent's times
+//! the node's place becomes the upper
+//! ```
+//!
+//! Data is copied while nothing but `node.copying` is held. If we are killed in between, the upper has all of the
+//! object or nothing, and the rest lies in the workdir, which the next mount empties.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use rustix::fs::OFlags;
+use rustix::io::{Errno, Result};
+
+use super::Overlay;
+use super::index::Source;
+use super::node::{Alias, DirState, Node, ROOT, Real};
+use super::place::Place;
+use crate::layer::at::UpperAt;
+use crate::layer::attr::{Attr, Kind};
+use crate::layer::copy::{copy_data, copy_times, copy_xattrs};
+use crate::layer::handle::index_name;
+use crate::layer::io;
+use crate::layer::lower::LowerFile;
+use crate::layer::mark::{Mark, NlinkMark, Redirect};
+use crate::layer::name::{Name, OwnedName};
+use crate::layer::stack::Durability;
+use crate::layer::workdir::Staged;
+
+/// How much of a file's data the caller needs in the upper.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Data {
+    /// None now: with `metacopy` it stays in the lower until it is written.
+    Later,
+    /// The first bytes; the rest is about to be cut off.
+    UpTo(u64),
+    /// All.
+    All,
+}
+
+/// A copy in the workdir, ready to be published.
+struct Copy<'a> {
+    staged: Staged<'a>,
+    /// Its open file, for a regular file.
+    fd: Option<OwnedFd>,
+    /// Where its data still is, for a metadata-only copy.
+    data: Option<LowerFile>,
+    /// Attributes of the lower object.
+    lower: Attr,
+    /// Its origin, if the filesystem has file handles.
+    origin: Option<Vec<u8>>,
+}
+
+impl Overlay {
+    /// Makes sure that `node` is in the upper, with its data if `data` says so. Takes no lock of the caller's:
+    /// neither `names` nor a directory may be held.
+    pub(super) fn copy_up(&self, node: &Arc<Node>, data: Data) -> Result<()> {
+        if node.kind == Kind::Directory {
+            return self.copy_up_dir(node);
+        }
+        if self.is_copied(node, data) {
+            return Ok(());
+        }
+        self.upper()?;
+        let _copying = node.copying.lock();
+        if self.is_copied(node, data) {
+            return Ok(());
+        }
+        let source = match &node.state().real {
+            Real::Lower(file) => Some(file.clone()),
+            _ => None,
+        };
+        match source {
+            Some(file) => self.copy_up_file(node, &file, data),
+            None => self.complete_data(node, data),
+        }
+    }
+
+    fn is_copied(&self, node: &Node, data: Data) -> bool {
+        let state = node.state();
+        !matches!(state.real, Real::Lower(_)) && (data == Data::Later || state.data.is_none())
+    }
+
+    fn copy_up_file(&self, node: &Arc<Node>, file: &LowerFile, data: Data) -> Result<()> {
+        let alias = node.state().aliases.first().cloned();
+        if let Some(alias) = &alias {
+            self.copy_up_dir(&alias.parent)?;
+        }
+        let copy = self.stage_copy(file, data)?;
+        let _names = self.names.read();
+        // Unlinking and renaming need `names` exclusively, so the name is what it is until we are done.
+        let Some(alias) = node.state().aliases.first().cloned() else {
+            return self.adopt_unlinked(node, copy);
+        };
+        if !alias.parent.in_upper() {
+            return Err(Errno::STALE);
+        }
+        self.publish_copy(node, &alias, copy)
+    }
+
+    /// Stages a complete copy of `file`.
+    fn stage_copy(&self, file: &LowerFile, data: Data) -> Result<Copy<'_>> {
+        let upper = self.upper()?;
+        let lower = file.stat()?;
+        let (staged, fd, data) = match lower.kind {
+            Kind::File => self.stage_content(file, &lower, data)?,
+            Kind::Symlink => {
+                let target = file.read(|at| at.read_link())?;
+                (upper.stage_symlink(&target)?, None, None)
+            }
+            _ => (upper.stage_node(lower.kind, 0, lower.rdev)?, None, None),
+        };
+        let place = Place::Lower(file.clone());
+        let origin = file.origin()?;
+        self.copy_metadata(&place, &lower, staged.at(), origin.as_deref())?;
+        if let Some(fd) = &fd
+            && (data.is_none() || upper.durability == Durability::Strict)
+        {
+            upper.sync(fd, upper.durability != Durability::Strict)?;
+        }
+        Ok(Copy { staged, fd, data, lower, origin })
+    }
+
+    fn stage_content(
+        &self,
+        file: &LowerFile,
+        lower: &Attr,
+        data: Data,
+    ) -> Result<(Staged<'_>, Option<OwnedFd>, Option<LowerFile>)> {
+        let upper = self.upper()?;
+        let content = self.data_of(file, lower)?;
+        let (staged, fd) = upper.stage_file(0o600)?;
+        if data == Data::Later && self.options.metacopy && upper.prefix.is_some() {
+            io::truncate(&fd, lower.size)?;
+            upper.set_mark(staged.at(), Mark::Metacopy, b"")?;
+            if let Some(path) = self.redirect_of_data(file, &content) {
+                upper.set_mark(staged.at(), Mark::Redirect, &path.encode())?;
+            }
+            return Ok((staged, Some(fd), Some(content)));
+        }
+        let size = match data {
+            Data::UpTo(size) => lower.size.min(size),
+            Data::Later | Data::All => lower.size,
+        };
+        self.copy_content(&content, &fd, size)?;
+        Ok((staged, Some(fd), None))
+    }
+
+    /// Copies the first `size` bytes of `content`.
+    fn copy_content(&self, content: &LowerFile, to: &OwnedFd, size: u64) -> Result<()> {
+        if size == 0 {
+            return Ok(());
+        }
+        let from = self.file_fds.retry(|| content.open())?;
+        let attr = content.stat()?;
+        let method = copy_data(&from, to, &Attr { size, ..attr })?;
+        if size < attr.size {
+            // A reflink takes the whole file.
+            io::truncate(to, size)?;
+        }
+        tracing::debug!(name = ?content.name, bytes = size, ?method, "copied up");
+        Ok(())
+    }
+
+    /// Gives `to` everything but the data: owner, xattrs, mode, times, origin. The mode is set once, after the owner
+    /// whose change would clear suid; the times last.
+    fn copy_metadata(
+        &self,
+        from: &Place,
+        lower: &Attr,
+        to: UpperAt<'_>,
+        origin: Option<&[u8]>,
+    ) -> Result<()> {
+        let upper = self.upper()?;
+        let now = to.read().stat()?;
+        let owner_first = Attr { mode: now.mode, ..*lower };
+        if upper.override_name.is_none() {
+            upper.set_owner_and_mode(to, &owner_first, &now)?;
+        }
+        from.read(|at| copy_xattrs(at, to, Self::override_of(from)))?;
+        upper.set_mark_if_possible(to, Mark::Origin, origin.unwrap_or_default())?;
+        let now = to.read().stat()?;
+        upper.set_owner_and_mode(to, lower, &now)?;
+        copy_times(lower, to)
+    }
+
+    /// The redirect a metacopy needs if its data is not at its own path in the layers below.
+    fn redirect_of_data(&self, file: &LowerFile, content: &LowerFile) -> Option<Redirect> {
+        let same = Arc::ptr_eq(&file.dir, &content.dir) && file.name == content.name;
+        (!same).then(|| data_path(content))
+    }
+
+    /// Publishes a staged copy at `alias`, whose parent is in the upper.
+    fn publish_copy(&self, node: &Arc<Node>, alias: &Alias, copy: Copy<'_>) -> Result<()> {
+        let upper = self.upper()?;
+        let dir = alias.parent.dir.as_ref().ok_or(Errno::NOTDIR)?;
+        let mut state = dir.state.lock();
+        let parent_fd = self.upper_dir(&alias.parent)?;
+        let parent_attr = upper.stat(upper.pinned(parent_fd.as_fd()).read())?;
+        let name = alias.name.get();
+        let Copy { staged, fd, data, lower, origin } = copy;
+        let index_as = match (&self.index_fd, &origin) {
+            (Some(_), Some(origin)) if lower.nlink > 1 => {
+                Some(Name::from_bytes(&index_name(origin))?.to_owned())
+            }
+            _ => None,
+        };
+        self.mark_impure(&mut state, upper.pinned(parent_fd.as_fd()))?;
+        let real = match index_as {
+            Some(entry) => {
+                self.publish_indexed(node, staged, &entry, &lower, (parent_fd.as_fd(), name))?;
+                Real::Indexed(entry)
+            }
+            None => {
+                staged.publish(parent_fd.as_fd(), name)?;
+                Real::Upper
+            }
+        };
+        state.index.update(name, |entry| (entry.source, entry.below) = (Source::Upper, true));
+        copy_times(&parent_attr, upper.pinned(parent_fd.as_fd()))?;
+        if upper.durability == Durability::Strict {
+            upper.sync(&parent_fd, false)?;
+        }
+        alias.parent.stale();
+        drop(state);
+        self.moved_up(node, real, fd, data);
+        Ok(())
+    }
+
+    /// Publishes an inode with several names: first into the index, then at the name.
+    fn publish_indexed(
+        &self,
+        node: &Arc<Node>,
+        staged: Staged<'_>,
+        entry: &OwnedName,
+        lower: &Attr,
+        (dir, name): (std::os::fd::BorrowedFd<'_>, Name<'_>),
+    ) -> Result<()> {
+        let upper = self.upper()?;
+        let index = self.index_fd.as_ref().ok_or(Errno::IO)?;
+        let union = node.state().attr.nlink;
+        let offset = i32::try_from(i64::from(union) - i64::from(lower.nlink)).unwrap_or(0);
+        let mark = NlinkMark::Lower(offset).encode();
+        upper.set_mark(staged.at(), Mark::Nlink, mark.as_bytes())?;
+        staged.publish(index.as_fd(), entry.get())?;
+        self.index_used.store(true, Ordering::Relaxed);
+        upper.link(upper.at(index.as_fd(), entry.get()).read(), dir, name)?;
+        node.state().union_nlink = Some(union);
+        Ok(())
+    }
+
+    /// Gives an indexed inode the name `alias` in the upper, which so far only the lower shows.
+    pub(super) fn link_up(&self, node: &Arc<Node>, alias: &Alias) -> Result<()> {
+        let upper = self.upper()?;
+        let dir = alias.parent.dir.as_ref().ok_or(Errno::NOTDIR)?;
+        let mut state = dir.state.lock();
+        let name = alias.name.get();
+        let lower = match state.index.find(name).map(|entry| entry.source) {
+            Some(Source::Lower(position)) => {
+                state.lowers.get(usize::from(position)).ok_or(Errno::IO)?.stat(name)?
+            }
+            Some(Source::Upper) => return Ok(()),
+            Some(Source::Whiteout) | None => return Err(Errno::NOENT),
+        };
+        let parent_fd = self.upper_dir(&alias.parent)?;
+        let parent_attr = upper.stat(upper.pinned(parent_fd.as_fd()).read())?;
+        let held = self.held(node)?;
+        if let Some(union) = node.state().union_nlink {
+            let offset = i32::try_from(i64::from(union) - i64::from(lower.nlink)).unwrap_or(0);
+            let mark = NlinkMark::Lower(offset).encode();
+            upper.set_mark(held.change(upper), Mark::Nlink, mark.as_bytes())?;
+        }
+        self.mark_impure(&mut state, upper.pinned(parent_fd.as_fd()))?;
+        upper.link(held.read(), parent_fd.as_fd(), name)?;
+        state.index.update(name, |entry| (entry.source, entry.below) = (Source::Upper, true));
+        copy_times(&parent_attr, upper.pinned(parent_fd.as_fd()))?;
+        node.stale();
+        alias.parent.stale();
+        Ok(())
+    }
+
+    /// Copies up an inode that has no name any more: it lives on without one.
+    fn adopt_unlinked(&self, node: &Arc<Node>, copy: Copy<'_>) -> Result<()> {
+        let pinned = copy.staged.at().read().pin()?;
+        let Copy { staged, fd, data, .. } = copy;
+        drop(staged);
+        self.moved_up(node, Real::Pinned(Arc::new(pinned)), fd, data);
+        Ok(())
+    }
+
+    /// The node is in the upper from now on.
+    fn moved_up(&self, node: &Node, real: Real, fd: Option<OwnedFd>, data: Option<LowerFile>) {
+        let slot = fd.filter(|_| data.is_none()).map(|fd| {
+            let slot = self.file_fds.slot();
+            self.file_fds.put(&slot, fd);
+            (slot, true)
+        });
+        let mut state = node.state();
+        state.real = real;
+        state.data = data.map(Box::new);
+        state.io = slot;
+        state.stale();
+    }
+
+    /// Marks a directory as holding copied-up entries, which the kernel wants to know for inode numbers.
+    pub(super) fn mark_impure(&self, state: &mut DirState, at: UpperAt<'_>) -> Result<()> {
+        if !state.impure {
+            self.upper()?.set_mark_if_possible(at, Mark::Impure, b"y")?;
+            state.impure = true;
+        }
+        Ok(())
+    }
+
+    /// Brings the data of a metadata-only copy to the upper.
+    fn complete_data(&self, node: &Arc<Node>, data: Data) -> Result<()> {
+        let upper = self.upper()?;
+        let Some(content) = node.state().data.clone() else { return Ok(()) };
+        let held = {
+            let _names = self.names.read();
+            self.held(node)?
+        };
+        // The name may move while we copy; the object itself does not.
+        let pinned = Arc::new(held.read().pin()?);
+        let at = upper.pinned(pinned.as_fd());
+        let before = upper.stat(at.read())?;
+        let on_disk = at.read().stat()?;
+        let caps = at.read().xattr(c"security.capability")?;
+        let widened = on_disk.mode & 0o600 != 0o600;
+        if widened {
+            at.chmod(on_disk.mode | 0o600)?;
+        }
+        let fd = at.read().open(OFlags::RDWR)?;
+        let size = match data {
+            Data::UpTo(size) => before.size.min(size),
+            Data::Later | Data::All => before.size,
+        };
+        self.copy_content(&content, &fd, size)?;
+        io::truncate(&fd, before.size)?;
+        upper.sync(&fd, true)?;
+        if let Some(caps) = caps {
+            at.set_xattr(c"security.capability", &caps, rustix::fs::XattrFlags::empty())?;
+        }
+        if widened || at.read().stat()?.mode != on_disk.mode {
+            at.chmod(on_disk.mode)?;
+        }
+        copy_times(&before, at)?;
+        upper.remove_mark(at, Mark::Metacopy)?;
+        upper.remove_mark(at, Mark::Redirect)?;
+        let mut state = node.state();
+        state.data = None;
+        let slot = self.file_fds.slot();
+        self.file_fds.put(&slot, fd);
+        state.io = Some((slot, true));
+        state.stale();
+        Ok(())
+    }
+
+    /// Makes sure that a directory and all above it are in the upper.
+    pub(super) fn copy_up_dir(&self, dir: &Arc<Node>) -> Result<()> {
+        self.upper()?;
+        loop {
+            if dir.in_upper() {
+                return Ok(());
+            }
+            let _names = self.names.read();
+            // From here up to the first directory that is in the upper; its child is next.
+            let mut next = Arc::clone(dir);
+            let alias = loop {
+                let alias = next.state().aliases.first().cloned();
+                let Some(alias) = alias else { return Err(Errno::NOENT) };
+                if alias.parent.ino == ROOT || alias.parent.in_upper() {
+                    break alias;
+                }
+                next = Arc::clone(&alias.parent);
+            };
+            self.copy_up_one_dir(&next, &alias)?;
+        }
+    }
+
+    /// Copies up one directory (not what is in it). The caller holds `names`.
+    fn copy_up_one_dir(&self, node: &Arc<Node>, alias: &Alias) -> Result<()> {
+        let upper = self.upper()?;
+        let parent = alias.parent.dir.as_ref().ok_or(Errno::NOTDIR)?;
+        let mut parent_state = parent.state.lock();
+        let own = node.dir.as_ref().ok_or(Errno::NOTDIR)?;
+        let mut state = own.state.lock();
+        if state.in_upper {
+            return Ok(());
+        }
+        let lower = Arc::clone(state.lowers.first().ok_or(Errno::NOENT)?);
+        let attr = lower.stat_self()?;
+        let origin = match lower.as_file() {
+            Some(file) => file.origin()?,
+            None => None,
+        };
+        let staged = upper.stage_dir(0o700)?;
+        let place = Place::LowerDir(lower);
+        self.copy_metadata(&place, &attr, staged.at(), origin.as_deref())?;
+        let marks = crate::layer::mark::Marks::read(staged.at().read())?;
+        if upper.durability == Durability::Strict {
+            upper.sync(&staged.at().read().open(OFlags::DIRECTORY)?, false)?;
+        }
+        let parent_fd = self.upper_dir(&alias.parent)?;
+        let parent_attr = upper.stat(upper.pinned(parent_fd.as_fd()).read())?;
+        self.mark_impure(&mut parent_state, upper.pinned(parent_fd.as_fd()))?;
+        staged.publish(parent_fd.as_fd(), alias.name.get())?;
+        copy_times(&parent_attr, upper.pinned(parent_fd.as_fd()))?;
+        if upper.durability == Durability::Strict {
+            upper.sync(&parent_fd, false)?;
+        }
+        let update = |entry: &mut super::index::Entry| {
+            (entry.source, entry.below) = (Source::Upper, true);
+        };
+        parent_state.index.update(alias.name.get(), update);
+        state.in_upper = true;
+        state.default_acl = marks.default_acl;
+        drop((state, parent_state));
+        node.stale();
+        alias.parent.stale();
+        Ok(())
+    }
+}
+
+/// The redirect to the data of a metacopy file: its path in the layers below.
+pub(super) fn data_path(content: &LowerFile) -> Redirect {
+    let mut path = content.dir.path();
+    path.push(content.name.clone());
+    Redirect::Absolute(path)
+}

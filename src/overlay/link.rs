@@ -1,0 +1,109 @@
+//! Hard links across copy-up: the index.
+//!
+//! The names of a lower inode stay names of one inode. When it is copied up, the upper inode also gets a name in
+//! `WORKDIR/index`, made of the origin; a name that is not in the upper yet finds the inode there. How many names
+//! the union has is kept in `overlay.nlink`, in the form that stays true if the next step never happens: relative
+//! to the lower inode while names move to the upper, relative to the upper inode while they are added and removed.
+
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use rustix::io::{Errno, Result};
+
+use super::Overlay;
+use super::lookup::{Resolved, union_nlink};
+use super::node::{Node, Real, State};
+use crate::layer::at::At;
+use crate::layer::attr::Attr;
+use crate::layer::handle::index_name;
+use crate::layer::lower::LowerFile;
+use crate::layer::mark::{self, Mark, Marks, NlinkMark};
+use crate::layer::name::{Name, OwnedName};
+
+impl Overlay {
+    /// Whether the names of a lower inode are kept one inode: there is an index, or nothing can change.
+    pub(super) fn keeps_links(&self) -> bool {
+        self.index_fd.is_some() || self.stack.upper.is_none()
+    }
+
+    /// The index entry of the inode with this origin, if it is the inode with these attributes.
+    pub(super) fn index_entry(&self, origin: &[u8], attr: &Attr) -> Result<Option<OwnedName>> {
+        let Some(found) = self.look_up_index(origin)? else { return Ok(None) };
+        Ok(((found.1.dev, found.1.ino) == (attr.dev, attr.ino)).then_some(found.0))
+    }
+
+    fn look_up_index(&self, origin: &[u8]) -> Result<Option<(OwnedName, Attr)>> {
+        let Some(index) = &self.index_fd else { return Ok(None) };
+        if !self.index_used.load(Ordering::Relaxed) {
+            return Ok(None);
+        }
+        let name = index_name(origin);
+        let Ok(name) = Name::from_bytes(&name) else { return Ok(None) };
+        match self.upper()?.stat(At::Entry(index.as_fd(), name)) {
+            Ok(attr) if mark::is_whiteout(&attr) => Ok(None),
+            Ok(attr) => Ok(Some((name.to_owned(), attr))),
+            Err(Errno::NOENT) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// What a name of the lower inode `file` shows if that inode was copied up by another name.
+    pub(super) fn find_indexed(
+        &self,
+        file: &LowerFile,
+        lower: &Attr,
+        number: u64,
+    ) -> Result<Option<Resolved>> {
+        if lower.nlink < 2 || self.index_fd.is_none() || !self.index_used.load(Ordering::Relaxed) {
+            return Ok(None);
+        }
+        let Some(origin) = file.origin()? else { return Ok(None) };
+        let Some((name, attr)) = self.look_up_index(&origin)? else { return Ok(None) };
+        let index = self.index_fd.as_ref().ok_or(Errno::IO)?;
+        let marks = Marks::read(At::Entry(index.as_fd(), name.get()))?;
+        let mut state = State::new(attr, Real::Indexed(name));
+        let union = union_nlink(marks.nlink, attr.nlink, || Some(lower.nlink));
+        state.union_nlink = Some(union);
+        state.attr.nlink = union;
+        if marks.metacopy {
+            let data = self.data_of(file, lower)?;
+            state.data = Some(Box::new(data));
+        }
+        Ok(Some(Resolved::file(number, state)))
+    }
+
+    /// Writes the union's link count before the upper inode gains or loses a name together with the union.
+    pub(super) fn store_nlink(&self, node: &Arc<Node>) -> Result<()> {
+        let Some(union) = node.state().union_nlink else { return Ok(()) };
+        let upper = self.upper()?;
+        let held = self.held(node)?;
+        let own = upper.stat(held.read())?.nlink;
+        let offset = i64::from(union) - i64::from(own);
+        let mark = NlinkMark::Upper(i32::try_from(offset).unwrap_or(0)).encode();
+        upper.set_mark(held.change(upper), Mark::Nlink, mark.as_bytes())
+    }
+
+    /// Changes the union's link count in memory after a name came or went.
+    pub(super) fn count_link(node: &Node, by: i32) {
+        let mut state = node.state();
+        state.union_nlink = state.union_nlink.map(|count| count.saturating_add_signed(by));
+        state.stale();
+    }
+
+    /// Removes the index entry of an inode whose last name in the union is gone.
+    pub(super) fn drop_index_if_unused(&self, node: &Arc<Node>) -> Result<()> {
+        let entry = {
+            let state = node.state();
+            match &state.real {
+                Real::Indexed(name) if state.union_nlink == Some(0) => name.clone(),
+                _ => return Ok(()),
+            }
+        };
+        let upper = self.upper()?;
+        let index = Arc::clone(self.index_fd.as_ref().ok_or(Errno::IO)?);
+        let pinned = upper.at(index.as_fd(), entry.get()).read().pin()?;
+        node.state().real = Real::Pinned(Arc::new(pinned));
+        upper.unlink(index.as_fd(), entry.get())
+    }
+}

@@ -1,0 +1,362 @@
+//! Nodes: what the kernel knows by number, and where each one is in the layers.
+//!
+//! Invariants:
+//! - A number in the table names one object for as long as it is there; the number does not change when the
+//!   object is copied up.
+//! - A file moves only from lower to upper, a directory only gains an upper part; `copy_up.rs` alone does it.
+//! - Lookup counts change only through [`LookupRef`] and [`NodeTable::forget`].
+//! - An entry of a directory index may name a node that is gone; [`Node::is_at`] tells.
+
+use std::collections::VecDeque;
+use std::collections::hash_map::Entry;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use parking_lot::{Mutex, MutexGuard};
+use rustc_hash::FxHashMap;
+use smallvec::SmallVec;
+
+use super::index::Index;
+use crate::layer::attr::{Attr, Kind};
+use crate::layer::fd::FdSlot;
+use crate::layer::lower::{LowerDir, LowerFile};
+use crate::layer::mark::Redirect;
+use crate::layer::name::{Name, OwnedName};
+
+/// Number of the root node, fixed by the FUSE protocol.
+pub const ROOT: u64 = 1;
+
+/// One object of the merged tree.
+#[derive(Debug)]
+pub struct Node {
+    /// Its number towards the kernel and its `st_ino`.
+    pub ino: u64,
+    /// Distinguishes it from an earlier node of the same number.
+    pub generation: u64,
+    /// What it is.
+    pub kind: Kind,
+    /// Held while its data is copied up: a second writer waits, nobody else. Taken before any other lock.
+    pub copying: Mutex<()>,
+    /// Directory part. Lock order: parent before child, then `state`.
+    pub dir: Option<Box<Dir>>,
+    /// A leaf lock: nothing else is locked, and nothing slow done, while it is held.
+    state: Mutex<State>,
+}
+
+/// A name of a node.
+#[derive(Clone, Debug)]
+pub struct Alias {
+    /// The merged directory.
+    pub parent: Arc<Node>,
+    /// The name in it.
+    pub name: OwnedName,
+}
+
+/// Where an object is.
+#[derive(Clone, Debug)]
+pub enum Real {
+    /// A directory: see [`DirState`].
+    Directory,
+    /// In a lower layer only.
+    Lower(LowerFile),
+    /// In the upper, at its first alias.
+    Upper,
+    /// In the upper, at this entry of the hard-link index.
+    Indexed(OwnedName),
+    /// In the upper without a name that we know.
+    Pinned(Arc<OwnedFd>),
+}
+
+/// The part of a node that changes.
+#[derive(Debug)]
+pub struct State {
+    /// Attributes as last read; `attr.dev` and `attr.ino` identify the real object.
+    pub attr: Attr,
+    /// `attr` is what is on disk.
+    pub fresh: bool,
+    /// Counts the times `attr` became stale, so that an old answer is not taken for a new one.
+    pub changes: u32,
+    /// Where the object is.
+    pub real: Real,
+    /// For a metadata-only copy: where the data still is.
+    pub data: Option<Box<LowerFile>>,
+    /// Names it is known by. Empty for the root and for unlinked nodes.
+    pub aliases: SmallVec<[Alias; 1]>,
+    /// Its open file, and whether that takes writes.
+    pub io: Option<(Arc<FdSlot>, bool)>,
+    /// Names in the whole union, for an indexed inode.
+    pub union_nlink: Option<u32>,
+    /// The object has no `security.capability`, so asking the disk is a waste.
+    pub no_caps: bool,
+}
+
+/// The directory part of a node.
+#[derive(Debug)]
+pub struct Dir {
+    /// Entries and layers.
+    pub state: Mutex<DirState>,
+    /// Descriptor of the directory in the upper.
+    pub upper: Arc<FdSlot>,
+    /// Its redirect, as written in the upper. A leaf lock.
+    redirect: Mutex<Option<Box<Redirect>>>,
+}
+
+impl Dir {
+    /// A directory made of `state`.
+    pub fn new(state: DirState, redirect: Option<Redirect>, upper: Arc<FdSlot>) -> Self {
+        Self { state: Mutex::new(state), upper, redirect: Mutex::new(redirect.map(Box::new)) }
+    }
+
+    /// Its redirect.
+    pub fn redirect(&self) -> Option<Redirect> {
+        self.redirect.lock().as_deref().cloned()
+    }
+
+    /// Notes the redirect that was written.
+    pub fn set_redirect(&self, redirect: Redirect) {
+        *self.redirect.lock() = Some(Box::new(redirect));
+    }
+}
+
+/// What a merged directory is made of.
+#[derive(Debug, Default)]
+#[expect(clippy::struct_excessive_bools, reason = "independent facts about one directory")]
+pub struct DirState {
+    /// It exists in the upper.
+    pub in_upper: bool,
+    /// Its directories in the lowers, topmost first.
+    pub lowers: SmallVec<[Arc<LowerDir>; 1]>,
+    /// The upper part hides all lowers.
+    pub opaque: bool,
+    /// The upper part carries the impure mark.
+    pub impure: bool,
+    /// New entries inherit an ACL, so the caller's umask does not apply.
+    pub default_acl: bool,
+    /// It was removed: nothing can be created in it.
+    pub dead: bool,
+    /// Names.
+    pub index: Index,
+}
+
+impl DirState {
+    /// Number of directories it is merged from.
+    pub fn sources(&self) -> usize {
+        usize::from(self.in_upper) + self.lowers.len()
+    }
+}
+
+impl Node {
+    /// A node that is not in a table yet.
+    pub fn new(ino: u64, generation: u64, kind: Kind, state: State, dir: Option<Dir>) -> Self {
+        Self {
+            ino,
+            generation,
+            kind,
+            copying: Mutex::new(()),
+            dir: dir.map(Box::new),
+            state: Mutex::new(state),
+        }
+    }
+
+    /// Locks the changing part.
+    pub fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock()
+    }
+
+    /// Whether `parent/name` is one of its names.
+    pub fn is_at(&self, parent: &Arc<Node>, name: Name<'_>) -> bool {
+        self.state().aliases.iter().any(|alias| alias.is(parent, name))
+    }
+
+    /// Forgets what the attributes were.
+    pub fn stale(&self) {
+        self.state().stale();
+    }
+
+    /// Adds a name.
+    pub fn add_alias(&self, alias: Alias) {
+        let mut state = self.state();
+        if !state.aliases.iter().any(|known| known.is(&alias.parent, alias.name.get())) {
+            state.aliases.push(alias);
+        }
+    }
+
+
+    /// Whether it lives in the upper; for a directory, whether it has an upper part.
+    pub fn in_upper(&self) -> bool {
+        match &self.dir {
+            Some(dir) => dir.state.lock().in_upper,
+            None => !matches!(self.state().real, Real::Lower(_)),
+        }
+    }
+}
+
+impl State {
+    /// A state with the given place and attributes.
+    pub fn new(attr: Attr, real: Real) -> Self {
+        Self {
+            attr,
+            fresh: true,
+            changes: 0,
+            real,
+            data: None,
+            aliases: SmallVec::new(),
+            io: None,
+            union_nlink: None,
+            no_caps: false,
+        }
+    }
+}
+
+impl State {
+    /// Forgets what the attributes were.
+    pub fn stale(&mut self) {
+        self.fresh = false;
+        self.changes = self.changes.wrapping_add(1);
+    }
+}
+
+impl Alias {
+    /// Whether it is `parent/name`.
+    pub fn is(&self, parent: &Arc<Node>, name: Name<'_>) -> bool {
+        Arc::ptr_eq(&self.parent, parent) && self.name.get() == name
+    }
+}
+
+#[derive(Debug)]
+struct Known {
+    node: Arc<Node>,
+    /// References the kernel (or a request in flight) holds.
+    lookups: u64,
+}
+
+#[derive(Debug, Default)]
+struct Nodes {
+    known: FxHashMap<u64, Known>,
+    /// Nodes without references, oldest first; may name nodes referenced again since.
+    cold: VecDeque<u64>,
+}
+
+/// All nodes by number. A leaf lock, held for memory operations only.
+#[derive(Debug)]
+pub struct NodeTable {
+    nodes: Mutex<Nodes>,
+    cold_limit: usize,
+}
+
+/// What [`NodeTable::insert`] did.
+#[derive(Debug)]
+pub enum Inserted<'t> {
+    /// The node is in the table now.
+    New(LookupRef<'t>),
+    /// Another node has the number.
+    Taken(LookupRef<'t>),
+}
+
+/// One lookup count. Dropping it gives the count back.
+#[derive(Debug)]
+pub struct LookupRef<'t> {
+    table: &'t NodeTable,
+    node: Arc<Node>,
+    kept: bool,
+}
+
+impl LookupRef<'_> {
+    /// The node.
+    pub fn node(&self) -> &Arc<Node> {
+        &self.node
+    }
+
+    /// Hands the count to the kernel, which will FORGET it.
+    pub fn keep(mut self) -> Arc<Node> {
+        self.kept = true;
+        Arc::clone(&self.node)
+    }
+}
+
+impl Drop for LookupRef<'_> {
+    fn drop(&mut self) {
+        if !self.kept {
+            self.table.forget(self.node.ino, 1);
+        }
+    }
+}
+
+impl NodeTable {
+    /// An empty table that keeps at most `cold_limit` unreferenced nodes.
+    pub fn new(cold_limit: usize) -> Self {
+        Self { nodes: Mutex::default(), cold_limit }
+    }
+
+    /// The node of a request.
+    pub fn get(&self, ino: u64) -> Option<Arc<Node>> {
+        self.nodes.lock().known.get(&ino).map(|known| Arc::clone(&known.node))
+    }
+
+    /// A counted reference to a node.
+    pub fn reference(&self, ino: u64) -> Option<LookupRef<'_>> {
+        let mut nodes = self.nodes.lock();
+        let known = nodes.known.get_mut(&ino)?;
+        known.lookups += 1;
+        Some(LookupRef { table: self, node: Arc::clone(&known.node), kept: false })
+    }
+
+    /// Adds a node made by `make` under `number`, or refers to the one that has the number.
+    pub fn insert(&self, number: u64, make: impl FnOnce() -> Node) -> Inserted<'_> {
+        let mut nodes = self.nodes.lock();
+        match nodes.known.entry(number) {
+            Entry::Occupied(mut taken) => {
+                taken.get_mut().lookups += 1;
+                let node = Arc::clone(&taken.get().node);
+                Inserted::Taken(LookupRef { table: self, node, kept: false })
+            }
+            Entry::Vacant(free) => {
+                let node = Arc::new(make());
+                free.insert(Known { node: Arc::clone(&node), lookups: 1 });
+                Inserted::New(LookupRef { table: self, node, kept: false })
+            }
+        }
+    }
+
+    /// Takes `count` references away; a node without any is kept for a while unless it has no name left.
+    pub fn forget(&self, ino: u64, count: u64) {
+        let mut freed = SmallVec::<[Arc<Node>; 4]>::new();
+        let mut nodes = self.nodes.lock();
+        let Some(known) = nodes.known.get_mut(&ino) else { return };
+        known.lookups = known.lookups.saturating_sub(count);
+        if known.lookups > 0 || ino == ROOT {
+            return;
+        }
+        if known.node.state().aliases.is_empty() {
+            freed.extend(nodes.known.remove(&ino).map(|known| known.node));
+        } else {
+            nodes.cold.push_back(ino);
+        }
+        while nodes.cold.len() > self.cold_limit {
+            let Some(oldest) = nodes.cold.pop_front() else { break };
+            let unused = nodes.known.get(&oldest).is_some_and(|known| known.lookups == 0);
+            if unused && oldest != ROOT {
+                freed.extend(nodes.known.remove(&oldest).map(|known| known.node));
+            }
+        }
+        drop(nodes);
+        // Dropping a node may drop its parents and close descriptors: not under the lock.
+        drop(freed);
+    }
+
+    /// Drops an unnamed node that nobody references.
+    pub fn drop_if_unused(&self, ino: u64) {
+        self.forget(ino, 0);
+    }
+
+    /// Whether the kernel may still use the node.
+    pub fn is_referenced(&self, ino: u64) -> bool {
+        self.nodes.lock().known.get(&ino).is_some_and(|known| known.lookups > 0)
+    }
+
+    /// Number of nodes, and how many of them nobody references.
+    pub fn sizes(&self) -> (usize, usize) {
+        let nodes = self.nodes.lock();
+        (nodes.known.len(), nodes.cold.len())
+    }
+}

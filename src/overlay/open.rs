@@ -1,0 +1,165 @@
+//! Reading and writing file content. There are no handles: each request finds the node's current real file, so a
+//! file opened before its copy-up reads what was written after it.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+
+use rustix::fs::OFlags;
+use rustix::io::{Errno, Result};
+
+use super::Overlay;
+use super::copy_up::Data;
+use super::node::Node;
+use super::place::{Held, Place};
+use crate::layer::attr::Kind;
+use crate::layer::io;
+use crate::layer::upper::Upper;
+
+impl Overlay {
+    /// Reads into `buffer` from `offset`; shorter only at the end of the file.
+    pub fn read(&self, ino: u64, offset: u64, buffer: &mut [u8]) -> Result<usize> {
+        let node = self.node(ino)?;
+        let fd = self.file(&node, false)?;
+        let count = io::read_at(fd.as_fd(), buffer, offset)?;
+        Ok(count)
+    }
+
+    /// Writes `data` at `offset`. `clear_suid`: the caller may not keep suid and sgid.
+    pub fn write(&self, ino: u64, offset: u64, data: &[u8], clear_suid: bool) -> Result<usize> {
+        let node = self.node(ino)?;
+        self.copy_up(&node, Data::All)?;
+        let fd = self.file(&node, true)?;
+        let written = io::write_at(fd.as_fd(), data, offset);
+        node.stale();
+        if clear_suid {
+            let _names = self.names.read();
+            self.clear_suid(&node, true)?;
+        }
+        written
+    }
+
+    /// fallocate(2).
+    pub fn allocate(&self, ino: u64, mode: u32, offset: u64, length: u64) -> Result<()> {
+        let node = self.node(ino)?;
+        self.copy_up(&node, Data::All)?;
+        let done = io::allocate(self.file(&node, true)?.as_fd(), mode, offset, length);
+        node.stale();
+        done
+    }
+
+    /// lseek(2) with SEEK_DATA (`data`) or SEEK_HOLE.
+    pub fn seek(&self, ino: u64, offset: u64, data: bool) -> Result<u64> {
+        let node = self.node(ino)?;
+        io::seek(self.file(&node, false)?.as_fd(), offset, data)
+    }
+
+    /// copy_file_range(2) between two files of the mount.
+    pub fn copy_range(&self, from: (u64, u64), to: (u64, u64), length: usize) -> Result<usize> {
+        let (source, target) = (self.node(from.0)?, self.node(to.0)?);
+        self.copy_up(&target, Data::All)?;
+        let input = self.file(&source, false)?;
+        let output = self.file(&target, true)?;
+        let copied = io::copy_range((input.as_fd(), from.1), (output.as_fd(), to.1), length);
+        target.stale();
+        match copied {
+            // Between two filesystems the client copies by reading and writing.
+            Err(Errno::XDEV | Errno::NOSYS) => Err(Errno::OPNOTSUPP),
+            other => other,
+        }
+    }
+
+    /// fsync(2) or fdatasync(2); a file that is not in the upper has nothing to sync.
+    pub fn sync(&self, ino: u64, data_only: bool) -> Result<()> {
+        let node = self.node(ino)?;
+        let Some(upper) = &self.stack.upper else { return Ok(()) };
+        if !node.in_upper() {
+            return Ok(());
+        }
+        if node.kind == Kind::Directory {
+            let _names = self.names.read();
+            return upper.sync(&self.upper_dir(&node)?, data_only);
+        }
+        if node.state().data.is_some() {
+            // Only metadata is in the upper yet.
+            let fd = {
+                let _names = self.names.read();
+                self.held(&node)?.read().open(OFlags::RDONLY)?
+            };
+            return upper.sync(&fd, data_only);
+        }
+        upper.sync(&*self.file(&node, false)?, data_only)
+    }
+
+    /// Runs `act` on the node's open file. The caller holds `names`.
+    pub(super) fn with_file<T>(
+        &self,
+        node: &Arc<Node>,
+        write: bool,
+        act: impl FnOnce(BorrowedFd<'_>) -> Result<T>,
+    ) -> Result<T> {
+        let fd = self.file_locked(node, write)?;
+        act(fd.as_fd())
+    }
+
+    /// The node's open file, open for writing if `write`.
+    fn file(&self, node: &Arc<Node>, write: bool) -> Result<Arc<OwnedFd>> {
+        let _names = self.names.read();
+        self.file_locked(node, write)
+    }
+
+    fn file_locked(&self, node: &Arc<Node>, write: bool) -> Result<Arc<OwnedFd>> {
+        if node.kind != Kind::File {
+            return Err(if node.kind == Kind::Directory { Errno::ISDIR } else { Errno::INVAL });
+        }
+        let cached = node.state().io.clone();
+        if let Some((slot, writable)) = cached
+            && (writable || !write)
+        {
+            return self.file_fds.get(&slot, || self.open_real(node, writable).map(|open| open.0));
+        }
+        let (fd, writable) = self.file_fds.retry(|| self.open_real(node, write))?;
+        if write && !writable {
+            return Err(Errno::ACCESS);
+        }
+        let slot = self.file_fds.slot();
+        self.file_fds.put(&slot, fd);
+        node.state().io = Some((Arc::clone(&slot), writable));
+        self.file_fds.get(&slot, || self.open_real(node, writable).map(|open| open.0))
+    }
+
+    /// Opens what holds the data of `node`; says whether it takes writes.
+    fn open_real(&self, node: &Arc<Node>, write: bool) -> Result<(OwnedFd, bool)> {
+        let data = node.state().data.clone();
+        if let Some(data) = data {
+            return if write { Err(Errno::ROFS) } else { data.open().map(|fd| (fd, false)) };
+        }
+        match self.place(node)? {
+            Place::Lower(_) if write => Err(Errno::ROFS),
+            Place::Lower(file) => {
+                let attr = node.state().attr;
+                self.data_of(&file, &attr)?.open().map(|fd| (fd, false))
+            }
+            Place::LowerDir(_) => Err(Errno::ISDIR),
+            Place::Upper(held) => open_upper(self.upper()?, &held, write),
+        }
+    }
+}
+
+/// Opens a file of the upper, for writing if it can be. A client may hold a file open with rights its mode no
+/// longer grants (or never did, for the one who created it), so the owner's rights are widened for the moment.
+fn open_upper(upper: &Upper, held: &Held, write: bool) -> Result<(OwnedFd, bool)> {
+    match held.read().open(OFlags::RDWR) {
+        Ok(fd) => return Ok((fd, true)),
+        Err(Errno::ACCESS | Errno::ROFS | Errno::TXTBSY | Errno::PERM) => {}
+        Err(error) => return Err(error),
+    }
+    if !write && let Ok(fd) = held.read().open(OFlags::RDONLY) {
+        return Ok((fd, false));
+    }
+    let mode = held.read().stat()?.mode;
+    let at = held.change(upper);
+    at.chmod(mode | 0o600)?;
+    let opened = held.read().open(OFlags::RDWR);
+    at.chmod(mode)?;
+    opened.map(|fd| (fd, true))
+}

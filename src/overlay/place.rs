@@ -1,0 +1,163 @@
+//! From a node to the object on disk.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+
+use rustix::io::{Errno, Result};
+
+use super::Overlay;
+use super::node::{Node, ROOT, Real};
+use crate::layer::at::{At, UpperAt};
+use crate::layer::attr::Attr;
+use crate::layer::lower::{LowerDir, LowerFile};
+use crate::layer::name::OwnedName;
+use crate::layer::upper::Upper;
+
+/// An object on disk, found and held.
+#[derive(Clone, Debug)]
+pub enum Place {
+    /// A non-directory of a lower layer.
+    Lower(LowerFile),
+    /// A directory of a lower layer.
+    LowerDir(Arc<LowerDir>),
+    /// An object of the upper.
+    Upper(Held),
+}
+
+/// An object of the upper: a name in a directory that is held open, or the object itself.
+#[derive(Clone, Debug)]
+pub struct Held {
+    fd: Arc<OwnedFd>,
+    name: Option<OwnedName>,
+}
+
+impl Held {
+    /// For reading.
+    pub fn read(&self) -> At<'_> {
+        match &self.name {
+            Some(name) => At::Entry(self.fd.as_fd(), name.get()),
+            None => At::Pinned(self.fd.as_fd()),
+        }
+    }
+
+    /// For changing.
+    pub fn change<'a>(&'a self, upper: &'a Upper) -> UpperAt<'a> {
+        match &self.name {
+            Some(name) => upper.at(self.fd.as_fd(), name.get()),
+            None => upper.pinned(self.fd.as_fd()),
+        }
+    }
+}
+
+impl Place {
+    /// Acts on the object, reading.
+    pub fn read<T>(&self, act: impl FnOnce(At<'_>) -> Result<T>) -> Result<T> {
+        match self {
+            Self::Lower(file) => file.read(act),
+            Self::LowerDir(dir) => dir.read_self(act),
+            Self::Upper(held) => act(held.read()),
+        }
+    }
+}
+
+impl Overlay {
+    /// The upper, or EROFS.
+    pub(super) fn upper(&self) -> Result<&Upper> {
+        self.stack.upper.as_ref().ok_or(Errno::ROFS)
+    }
+
+    /// The node of a request; ESTALE if the kernel asks for one it should not know.
+    pub(super) fn node(&self, ino: u64) -> Result<Arc<Node>> {
+        self.nodes.get(ino).ok_or(Errno::STALE)
+    }
+
+    /// The descriptor of a directory in the upper, which must have it.
+    pub(super) fn upper_dir(&self, node: &Arc<Node>) -> Result<Arc<OwnedFd>> {
+        let dir = node.dir.as_ref().ok_or(Errno::NOTDIR)?;
+        let upper = self.upper()?;
+        self.stack.dir_fds.get(&dir.upper, || {
+            if node.ino == ROOT {
+                return upper.open_root();
+            }
+            let alias = node.state().aliases.first().cloned().ok_or(Errno::NOENT)?;
+            upper.open_dir(self.upper_dir(&alias.parent)?.as_fd(), alias.name.get())
+        })
+    }
+
+    /// Where `node` is now. The caller holds `names`, so the answer stays true while it does.
+    pub(super) fn place(&self, node: &Arc<Node>) -> Result<Place> {
+        if let Some(dir) = &node.dir {
+            let state = dir.state.lock();
+            if !state.in_upper {
+                let lower = state.lowers.first().cloned().ok_or(Errno::NOENT)?;
+                return Ok(Place::LowerDir(lower));
+            }
+            drop(state);
+            let fd = self.upper_dir(node)?;
+            return Ok(Place::Upper(Held { fd, name: None }));
+        }
+        let (real, alias) = {
+            let state = node.state();
+            (state.real.clone(), state.aliases.first().cloned())
+        };
+        match real {
+            Real::Lower(file) => Ok(Place::Lower(file)),
+            Real::Pinned(fd) => Ok(Place::Upper(Held { fd, name: None })),
+            Real::Indexed(name) => {
+                let index = self.index_fd.as_ref().ok_or(Errno::IO)?;
+                Ok(Place::Upper(Held { fd: Arc::clone(index), name: Some(name) }))
+            }
+            Real::Upper => {
+                let alias = alias.ok_or(Errno::NOENT)?;
+                let fd = self.upper_dir(&alias.parent)?;
+                Ok(Place::Upper(Held { fd, name: Some(alias.name) }))
+            }
+            Real::Directory => Err(Errno::IO),
+        }
+    }
+
+    /// As [`Overlay::place`], for an object that must already be in the upper.
+    pub(super) fn held(&self, node: &Arc<Node>) -> Result<Held> {
+        match self.place(node)? {
+            Place::Upper(held) => Ok(held),
+            _ => Err(Errno::ROFS),
+        }
+    }
+
+    /// Attributes of what is at `place`.
+    pub(super) fn stat(&self, place: &Place) -> Result<Attr> {
+        match place {
+            Place::Lower(file) => file.stat(),
+            Place::LowerDir(dir) => dir.stat_self(),
+            Place::Upper(held) => self.upper()?.stat(held.read()),
+        }
+    }
+
+    /// Attributes of `node` as on disk, with the link count of the union. Owners are not mapped yet.
+    pub(super) fn attr(&self, node: &Arc<Node>) -> Result<Attr> {
+        let before = {
+            let state = node.state();
+            if state.fresh {
+                return Ok(state.attr);
+            }
+            state.changes
+        };
+        let mut attr = self.stat(&self.place(node)?)?;
+        if let Some(dir) = &node.dir
+            && dir.state.lock().sources() > 1
+        {
+            attr.nlink = 1;
+        }
+        let mut state = node.state();
+        if let Some(data) = &state.data {
+            attr.blocks = data.stat().map_or(attr.blocks, |data| data.blocks);
+        }
+        if let Some(union) = state.union_nlink {
+            attr.nlink = union;
+        }
+        state.attr = attr;
+        // A change that came in between makes what was read old already.
+        state.fresh = state.changes == before;
+        Ok(attr)
+    }
+}

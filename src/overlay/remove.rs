@@ -1,0 +1,195 @@
+//! Removing names. What a lower layer still shows is hidden by a whiteout; nothing is copied up to be removed,
+//! except an inode with several names whose count of them has to be kept somewhere.
+
+use std::os::fd::AsFd;
+use std::sync::Arc;
+
+use rustix::io::{Errno, Result};
+
+use super::Overlay;
+use super::copy_up::Data;
+use super::index::Source;
+use super::node::{Alias, DirState, Node, Real};
+use crate::layer::attr::Kind;
+use crate::layer::name::Name;
+use crate::layer::stack::Durability;
+
+impl Overlay {
+    /// unlink(2).
+    pub fn unlink(&self, parent: u64, name: Name<'_>) -> Result<()> {
+        self.remove(parent, name, false)
+    }
+
+    /// rmdir(2).
+    pub fn remove_dir(&self, parent: u64, name: Name<'_>) -> Result<()> {
+        self.remove(parent, name, true)
+    }
+
+    fn remove(&self, parent: u64, name: Name<'_>, directory: bool) -> Result<()> {
+        self.upper()?;
+        let parent = self.node(parent)?;
+        self.copy_up_dir(&parent)?;
+        let node = self.prepare_victim(&parent, name)?.ok_or(Errno::NOENT)?;
+        match (node.kind == Kind::Directory, directory) {
+            (true, false) => return Err(Errno::ISDIR),
+            (false, true) => return Err(Errno::NOTDIR),
+            _ => {}
+        }
+        let _names = self.names.write();
+        if !node.is_at(&parent, name) {
+            return Err(Errno::NOENT);
+        }
+        let dir = parent.dir.as_ref().ok_or(Errno::NOTDIR)?;
+        let mut state = dir.state.lock();
+        if directory {
+            self.check_empty(&node)?;
+        }
+        self.remove_entry(&parent, &mut state, name, &node)?;
+        self.lose_name(&node, &parent, name)?;
+        Ok(())
+    }
+
+    /// Finds the node of a name that is about to go and brings an inode with several names into the index.
+    /// Neither `names` nor a directory may be held.
+    pub(super) fn prepare_victim(
+        &self,
+        parent: &Arc<Node>,
+        name: Name<'_>,
+    ) -> Result<Option<Arc<Node>>> {
+        let Some(node) = self.find_child(parent, name)? else { return Ok(None) };
+        if self.has_links_below(&node) {
+            self.copy_up(&node, Data::Later)?;
+            let _names = self.names.read();
+            self.link_up(&node, &Alias { parent: Arc::clone(parent), name: name.to_owned() })?;
+        }
+        Ok(Some(node))
+    }
+
+    /// The node of `parent/name`, if there is one.
+    pub(super) fn find_child(
+        &self,
+        parent: &Arc<Node>,
+        name: Name<'_>,
+    ) -> Result<Option<Arc<Node>>> {
+        let _names = self.names.read();
+        let dir = parent.dir.as_ref().ok_or(Errno::NOTDIR)?;
+        let child = self.child(parent, &mut dir.state.lock(), name)?;
+        Ok(child.map(|child| Arc::clone(child.node())))
+    }
+
+    /// Whether the inode's names are counted by the index, or would be once it is copied up.
+    pub(super) fn has_links_below(&self, node: &Node) -> bool {
+        if self.index_fd.is_none() || node.kind == Kind::Directory {
+            return false;
+        }
+        let state = node.state();
+        match &state.real {
+            Real::Lower(file) => {
+                state.attr.nlink > 1 && file.dir.lower().handles.is_some()
+            }
+            Real::Indexed(_) => true,
+            _ => false,
+        }
+    }
+
+    /// ENOTEMPTY unless the directory shows nothing. The caller holds `names` exclusively.
+    pub(super) fn check_empty(&self, node: &Arc<Node>) -> Result<()> {
+        let dir = node.dir.as_ref().ok_or(Errno::NOTDIR)?;
+        let mut state = dir.state.lock();
+        if !state.index.complete {
+            self.build_index(node, &mut state)?;
+        }
+        if state.index.visible() > 0 { Err(Errno::NOTEMPTY) } else { Ok(()) }
+    }
+
+    /// Takes `name` away on disk and in the index of its directory.
+    fn remove_entry(
+        &self,
+        parent: &Arc<Node>,
+        state: &mut DirState,
+        name: Name<'_>,
+        node: &Arc<Node>,
+    ) -> Result<()> {
+        let upper = self.upper()?;
+        let fd = self.upper_dir(parent)?;
+        let directory = node.kind == Kind::Directory;
+        let (source, below) = match state.index.find(name) {
+            Some(entry) => (entry.source, entry.below),
+            None => return Err(Errno::NOENT),
+        };
+        let hide = match source {
+            Source::Upper => {
+                self.pin_last_name(node)?;
+                self.store_nlink(node)?;
+                if below {
+                    upper.whiteout_over(fd.as_fd(), name, directory)?;
+                } else if directory {
+                    upper.remove_dir(fd.as_fd(), name)?;
+                } else {
+                    upper.unlink(fd.as_fd(), name)?;
+                }
+                below
+            }
+            Source::Lower(_) => {
+                upper.whiteout(fd.as_fd(), name)?;
+                true
+            }
+            Source::Whiteout => return Err(Errno::NOENT),
+        };
+        if upper.durability == Durability::Strict {
+            upper.sync(&fd, false)?;
+        }
+        if hide {
+            state.index.set(name.to_owned(), Kind::CharDevice, Source::Whiteout, true, 0);
+        } else {
+            state.index.remove(name);
+        }
+        parent.stale();
+        Ok(())
+    }
+
+    /// Keeps an upper object reachable whose last known name is about to go, if anyone may still use it.
+    pub(super) fn pin_last_name(&self, node: &Arc<Node>) -> Result<()> {
+        let last = {
+            let state = node.state();
+            matches!(state.real, Real::Upper) && state.aliases.len() == 1
+        };
+        if last && self.nodes.is_referenced(node.ino) {
+            let pinned = self.held(node)?.read().pin()?;
+            node.state().real = Real::Pinned(Arc::new(pinned));
+        }
+        Ok(())
+    }
+
+    /// The node no longer has the name `parent/name`.
+    pub(super) fn lose_name(&self, node: &Arc<Node>, parent: &Arc<Node>, name: Name<'_>) -> Result<()> {
+        let unnamed = {
+            let mut state = node.state();
+            state.aliases.retain(|alias| !alias.is(parent, name));
+            if let Real::Lower(_) = state.real {
+                let count = state.union_nlink.unwrap_or(state.attr.nlink);
+                state.union_nlink = Some(count.saturating_sub(1));
+            } else if let Some(count) = state.union_nlink {
+                state.union_nlink = Some(count.saturating_sub(1));
+            }
+            state.stale();
+            state.aliases.is_empty()
+        };
+        if let Some(dir) = &node.dir {
+            let mut state = dir.state.lock();
+            state.dead = true;
+            drop(state);
+            let mut state = node.state();
+            // Nothing on disk can be asked any more.
+            state.attr.nlink = 0;
+            state.fresh = true;
+            drop(state);
+            self.stack.dir_fds.clear(&dir.upper);
+        }
+        self.drop_index_if_unused(node)?;
+        if unnamed {
+            self.nodes.drop_if_unused(node.ino);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,133 @@
+//! Extended attributes: ours are hidden, those of a union mounted on this one are escaped.
+
+use std::ffi::{CStr, CString};
+
+use rustix::fs::XattrFlags;
+use rustix::io::{Errno, Result};
+
+use super::Overlay;
+use super::copy_up::Data;
+use super::place::Place;
+use crate::layer::at::split_names;
+use crate::layer::mark::{xattr_on_disk, xattr_visible};
+use crate::layer::override_stat;
+
+/// File capabilities; asked before every first write to a file.
+const CAPABILITY: &[u8] = b"security.capability";
+
+/// Longest value or list the system takes.
+const XATTR_MAX: usize = 65536;
+
+impl Overlay {
+    /// The value of an xattr; ENODATA if there is none.
+    pub fn get_xattr(&self, ino: u64, name: &[u8]) -> Result<Vec<u8>> {
+        let node = self.node(ino)?;
+        if name == CAPABILITY && node.state().no_caps {
+            return Err(Errno::NODATA);
+        }
+        let on_disk = self.name_on_disk(name).map_err(|_| Errno::NODATA)?;
+        let _names = self.names.read();
+        let value = self.place(&node)?.read(|at| at.xattr(&on_disk))?;
+        if name == CAPABILITY && value.is_none() {
+            node.state().no_caps = true;
+        }
+        value.ok_or(Errno::NODATA)
+    }
+
+    /// Names of the xattrs a user of the mount may see, each ended by NUL.
+    pub fn list_xattr(&self, ino: u64) -> Result<Vec<u8>> {
+        let _names = self.names.read();
+        let node = self.node(ino)?;
+        let place = self.place(&node)?;
+        let names = place.read(|at| at.xattr_names())?;
+        let mut visible = Vec::with_capacity(names.len());
+        for name in split_names(&names) {
+            if self.is_override(name) {
+                continue;
+            }
+            if let Some(name) = xattr_visible(name) {
+                visible.extend_from_slice(&name);
+                visible.push(0);
+            }
+        }
+        Ok(visible)
+    }
+
+    /// Sets an xattr; `flags` as of setxattr(2).
+    pub fn set_xattr(&self, ino: u64, name: &[u8], value: &[u8], flags: u32) -> Result<()> {
+        let node = self.node(ino)?;
+        let upper = self.upper()?;
+        if value.len() > XATTR_MAX {
+            return Err(Errno::TOOBIG);
+        }
+        let on_disk = self.name_on_disk(name)?;
+        self.copy_up(&node, Data::Later)?;
+        let _names = self.names.read();
+        let held = self.held(&node)?;
+        node.stale();
+        if name == CAPABILITY {
+            node.state().no_caps = false;
+        }
+        let flags = XattrFlags::from_bits_retain(flags);
+        held.change(upper).set_xattr(&on_disk, value, flags)?;
+        self.note_default_acl(&node, name, true);
+        node.stale();
+        Ok(())
+    }
+
+    /// Removes an xattr; ENODATA if there is none.
+    pub fn remove_xattr(&self, ino: u64, name: &[u8]) -> Result<()> {
+        let node = self.node(ino)?;
+        let upper = self.upper()?;
+        let on_disk = self.name_on_disk(name).map_err(|_| Errno::NODATA)?;
+        {
+            // What is not there need not be copied up to be removed.
+            let _names = self.names.read();
+            let present = self.place(&node)?.read(|at| at.xattr(&on_disk))?;
+            if present.is_none() {
+                return Err(Errno::NODATA);
+            }
+        }
+        self.copy_up(&node, Data::Later)?;
+        let _names = self.names.read();
+        let held = self.held(&node)?;
+        node.stale();
+        held.change(upper).remove_xattr(&on_disk)?;
+        self.note_default_acl(&node, name, false);
+        node.stale();
+        Ok(())
+    }
+
+    /// Remembers whether new entries of a directory inherit an ACL.
+    fn note_default_acl(&self, node: &super::node::Node, name: &[u8], present: bool) {
+        if name == b"system.posix_acl_default"
+            && let Some(dir) = &node.dir
+        {
+            dir.state.lock().default_acl = present;
+        }
+    }
+
+    fn name_on_disk(&self, name: &[u8]) -> Result<CString> {
+        if !self.options.xattrs || (self.acl_refused() && name.starts_with(b"system.posix_acl_")) {
+            return Err(Errno::OPNOTSUPP);
+        }
+        if self.is_override(name) {
+            return Err(Errno::PERM);
+        }
+        CString::new(&*xattr_on_disk(name)?).map_err(|_| Errno::INVAL)
+    }
+
+    /// Whether the xattr carries owner and mode for us in any layer of this mount.
+    fn is_override(&self, name: &[u8]) -> bool {
+        self.overrides && override_stat::NAMES.iter().any(|known| known.to_bytes() == name)
+    }
+
+    /// The override xattr that must not be copied from `place`.
+    pub(super) fn override_of(place: &Place) -> Option<&'static CStr> {
+        match place {
+            Place::Lower(file) => file.override_name(),
+            Place::LowerDir(dir) => dir.lower().override_name,
+            Place::Upper(_) => None,
+        }
+    }
+}
