@@ -1,7 +1,7 @@
 //! The command line: clap types and the way from arguments to actions.
 //!
 //! One file per subcommand below. What others call us with (`fuse-overlayfs -o ...`, mount(8)) is read in
-//! [`convention`]; both ways end in [`MountOptions`]. Exit codes are in [`exit`]; a failure is one line on
+//! `convention.rs`; both ways end in [`MountOptions`]. Exit codes are in [`exit`]; a failure is one line on
 //! stderr, `plyfs: <sentence>`.
 
 mod background;

@@ -3,4 +3,7 @@
 mod adapter;
 mod convert;
 pub mod mount;
+mod poll;
+mod pool;
 pub mod session;
+mod stats;

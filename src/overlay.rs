@@ -12,6 +12,7 @@
 
 pub mod attr;
 pub mod copy_up;
+pub mod counters;
 pub mod create;
 pub mod ids;
 pub mod index;
@@ -44,6 +45,7 @@ use crate::layer::fd::Fds;
 use crate::layer::handle::HandleSpace;
 use crate::layer::mark::Marks;
 use crate::layer::stack::Stack;
+use counters::Counters;
 use ids::Ids;
 use ino::InoMap;
 use node::{Dir, DirState, Inserted, Node, NodeTable, ROOT, Real, State};
@@ -93,6 +95,7 @@ pub struct Overlay {
     /// User and group files get that we create.
     own: (u32, u32),
     generation: AtomicU64,
+    counters: Counters,
 }
 
 impl Overlay {
@@ -131,6 +134,7 @@ impl Overlay {
             overrides,
             own: crate::layer::own_ids(),
             generation: AtomicU64::new(1),
+            counters: Counters::default(),
             stack,
             options,
         })

@@ -54,9 +54,8 @@ impl State {
 }
 
 impl Entry {
-    fn of(mount: &Mount) -> Self {
-        let (state, description) = match virtual_xattr::read(&mount.mountpoint, description::XATTR)
-        {
+    fn new(mount: &Mount, said: Result<Vec<u8>, Errno>) -> Self {
+        let (state, description) = match said {
             Err(error) => (State::of_error(error), None),
             Ok(text) => match serde_json::from_slice::<Description>(&text) {
                 Ok(mut description) => {
@@ -114,10 +113,17 @@ pub(super) fn run(json: bool) -> Result<u8, Failure> {
     let mounts = mountinfo::all().map_err(|error| {
         Failure::other(format!("cannot read /proc/self/mountinfo: {}", why(&error)))
     })?;
-    let entries: Vec<Entry> = mounts
-        .iter()
-        .filter(|mount| mount.is_plyfs())
-        .map(Entry::of)
+    // All are asked at once: those that do not answer are waited for together.
+    let asked = mounts.iter().filter(|mount| mount.is_plyfs()).map(|mount| {
+        (
+            mount,
+            virtual_xattr::ask(&mount.mountpoint, description::XATTR),
+        )
+    });
+    let asked: Vec<_> = asked.collect();
+    let entries: Vec<Entry> = asked
+        .into_iter()
+        .map(|(mount, said)| Entry::new(mount, said.answer()))
         .collect();
     let text = if json {
         let text = serde_json::to_string_pretty(&entries);

@@ -57,19 +57,21 @@ pub(super) fn run(path: &Path, json: bool, watch: bool) -> Result<u8, Failure> {
 
 fn read(mountpoint: &Path) -> Result<Vec<u8>, Failure> {
     let place = mountpoint.display();
-    virtual_xattr::read(mountpoint, XATTR).map_err(|error| match error {
-        Errno::NODATA | Errno::NOTSUP => {
-            Failure::other(format!("the daemon of {place} offers no statistics"))
-        }
-        Errno::NOTCONN | Errno::CONNABORTED => Failure::new(
-            Exit::NotPlyfs,
-            format!("the daemon of {place} is gone; 'plyfs umount {place}' clears it away"),
-        ),
-        error => Failure::other(format!(
-            "cannot ask {place} for statistics: {}",
-            layer::describe(error)
-        )),
-    })
+    virtual_xattr::ask(mountpoint, XATTR)
+        .answer()
+        .map_err(|error| match error {
+            Errno::NODATA | Errno::NOTSUP => {
+                Failure::other(format!("the daemon of {place} offers no statistics"))
+            }
+            Errno::NOTCONN | Errno::CONNABORTED => Failure::new(
+                Exit::NotPlyfs,
+                format!("the daemon of {place} is gone; 'plyfs umount {place}' clears it away"),
+            ),
+            error => Failure::other(format!(
+                "cannot ask {place} for statistics: {}",
+                layer::describe(error)
+            )),
+        })
 }
 
 /// One printing of the counters, and the one before it.

@@ -63,7 +63,9 @@ pub(super) fn find(path: &Path) -> Result<PathBuf, Failure> {
 
 /// The process that serves, if it can be known.
 fn daemon(mountpoint: &Path) -> Option<OwnedFd> {
-    let text = virtual_xattr::read(mountpoint, description::XATTR).ok()?;
+    let text = virtual_xattr::ask(mountpoint, description::XATTR)
+        .answer()
+        .ok()?;
     let description: Description = serde_json::from_slice(&text).ok()?;
     let pid = Pid::from_raw(description.pid.try_into().ok()?)?;
     let handle = pidfd_open(pid, PidfdFlags::empty()).ok()?;

@@ -1,9 +1,9 @@
 //! Reading what a daemon says of itself through xattrs on the root of its mount.
 
 use std::path::Path;
-use std::sync::mpsc;
+use std::sync::mpsc::{self, Receiver};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::buffer::spare_capacity;
 use rustix::fs::getxattr;
@@ -15,9 +15,16 @@ const PATIENCE: Duration = Duration::from_secs(3);
 /// The largest value an xattr can have.
 const SIZE_MAX: usize = 64 * 1024;
 
-/// Reads `name` of `mountpoint`; [`Errno::TIMEDOUT`] if there is no answer.
-pub(super) fn read(mountpoint: &Path, name: &'static str) -> Result<Vec<u8>, Errno> {
-    let (sender, receiver) = mpsc::channel();
+/// A question that is under way.
+#[derive(Debug)]
+pub(super) struct Question {
+    answer: Receiver<Result<Vec<u8>, Errno>>,
+    until: Instant,
+}
+
+/// Begins to read `name` of `mountpoint`.
+pub(super) fn ask(mountpoint: &Path, name: &'static str) -> Question {
+    let (sender, answer) = mpsc::channel();
     let mountpoint = mountpoint.to_owned();
     thread::spawn(move || {
         let mut value = Vec::with_capacity(SIZE_MAX);
@@ -25,7 +32,18 @@ pub(super) fn read(mountpoint: &Path, name: &'static str) -> Result<Vec<u8>, Err
         // Nobody listens after the time is up.
         _ = sender.send(result);
     });
-    receiver
-        .recv_timeout(PATIENCE)
-        .unwrap_or(Err(Errno::TIMEDOUT))
+    Question {
+        answer,
+        until: Instant::now() + PATIENCE,
+    }
+}
+
+impl Question {
+    /// The value; [`Errno::TIMEDOUT`] if there is no answer in time.
+    pub(super) fn answer(self) -> Result<Vec<u8>, Errno> {
+        let left = self.until.saturating_duration_since(Instant::now());
+        self.answer
+            .recv_timeout(left)
+            .unwrap_or(Err(Errno::TIMEDOUT))
+    }
 }

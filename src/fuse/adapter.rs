@@ -20,6 +20,9 @@ use fuser::{
 use rustix::io::Errno as SysErrno;
 
 use super::convert;
+use super::poll::Poller;
+use super::pool::Pool;
+use super::stats::{Op, Stats, Timer};
 use crate::layer::attr::Kind;
 use crate::layer::name::Name;
 use crate::overlay::attr::Changes;
@@ -35,6 +38,10 @@ const MAX_BACKGROUND: u16 = 64;
 const FOREVER: Duration = Duration::from_secs(1 << 30);
 /// The mount's description, for `plyfs mounts`.
 const MOUNT_XATTR: &[u8] = b"user.plyfs.mount";
+/// The mount's counters, for `plyfs stats`.
+const STATS_XATTR: &[u8] = b"user.plyfs.stats";
+/// A range of a file that may take longer to copy or allocate than handing it to another thread.
+const LONG_RANGE: u64 = 1 << 20;
 
 /// Answers the kernel's requests out of an overlay.
 #[derive(Debug)]
@@ -43,11 +50,25 @@ pub(super) struct Adapter {
     ttl: Duration,
     acl: bool,
     description: Vec<u8>,
+    stats: Arc<Stats>,
+    poller: Option<Arc<Poller>>,
+    /// For what may wait for a disk: copy-up of data, fsync, reads that miss the page cache.
+    pool: Pool,
 }
 
 thread_local! {
     /// What a READ is answered from.
     static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Runs `act` on this thread's buffer of `size` bytes, whose content is undefined.
+fn with_buffer<T>(size: usize, act: impl FnOnce(&mut [u8]) -> T) -> T {
+    BUFFER.with_borrow_mut(|buffer| {
+        if buffer.len() < size {
+            buffer.resize(size, 0);
+        }
+        act(&mut buffer[..size])
+    })
 }
 
 type Answer<T> = Result<T, Errno>;
@@ -62,19 +83,43 @@ fn guarded<T>(act: impl FnOnce() -> Result<T, SysErrno>) -> Answer<T> {
 }
 
 impl Adapter {
-    pub(super) fn new(overlay: Arc<Overlay>, acl: bool, description: String) -> Self {
+    pub(super) fn new(
+        overlay: Arc<Overlay>,
+        acl: bool,
+        description: String,
+        poller: Option<Arc<Poller>>,
+    ) -> Self {
         let ttl = overlay.options().timeout.unwrap_or(FOREVER);
-        Self { overlay, ttl, acl, description: description.into_bytes() }
+        let description = description.into_bytes();
+        let (stats, pool) = (Arc::new(Stats::new()), Pool::default());
+        Self { overlay, ttl, acl, description, stats, poller, pool }
     }
 
-    fn reply_entry(&self, reply: ReplyEntry, answer: Answer<Found>) {
-        match answer {
-            Ok(found) => {
-                let attr = convert::file_attr(&found.attr);
-                reply.entry(&self.ttl, &attr, Generation(found.generation));
-            }
-            Err(error) => reply.error(error),
+    /// A request begins.
+    fn begin(&self, op: Op) -> Timer {
+        if let Some(poller) = &self.poller {
+            poller.note();
         }
+        self.stats.time(op)
+    }
+
+    /// Runs `act` here, or on another thread if it `may_block`, and hands its answer to `reply`.
+    fn answer<T: 'static>(
+        &self,
+        timer: Timer,
+        may_block: bool,
+        act: impl FnOnce(&Overlay) -> Result<T, SysErrno> + Send + 'static,
+        reply: impl FnOnce(Answer<T>) + Send + 'static,
+    ) {
+        if !may_block {
+            reply(guarded(|| act(&self.overlay)));
+            return;
+        }
+        let overlay = Arc::clone(&self.overlay);
+        self.pool.run(move || {
+            reply(guarded(|| act(&overlay)));
+            drop(timer);
+        });
     }
 
     fn create_entry(
@@ -91,9 +136,58 @@ impl Adapter {
         })
     }
 
+    fn sync(&self, timer: Timer, ino: INodeNo, data_only: bool, reply: ReplyEmpty) {
+        if self.overlay.is_volatile() {
+            return reply.error(Errno::ENOSYS);
+        }
+        let reply = move |answer| reply_empty(reply, answer);
+        self.answer(timer, true, move |overlay| overlay.sync(ino.0, data_only), reply);
+    }
+
     /// Xattrs of the mount itself, on its root.
-    fn own_xattr(&self, ino: INodeNo, name: &OsStr) -> Option<&[u8]> {
-        (ino == INodeNo::ROOT && name.as_bytes() == MOUNT_XATTR).then_some(&self.description)
+    fn own_xattr(&self, ino: INodeNo, name: &OsStr) -> Option<Vec<u8>> {
+        if ino != INodeNo::ROOT {
+            return None;
+        }
+        match name.as_bytes() {
+            MOUNT_XATTR => Some(self.description.clone()),
+            STATS_XATTR => Some(self.describe_stats().to_string().into_bytes()),
+            _ => None,
+        }
+    }
+
+    fn describe_stats(&self) -> serde_json::Value {
+        let (seconds, requests) = self.stats.describe();
+        let mut all = self.overlay.statistics();
+        let polling = self.poller.as_ref().map(|poller| poller.describe());
+        all["seconds_mounted"] = seconds.into();
+        all["requests"] = requests;
+        all["polling"] = match polling {
+            None => "off".into(),
+            Some((wake, bursts, latency_held)) => serde_json::json!({
+                "wake_up_ns": wake,
+                "bursts": bursts,
+                "cpu_latency_held": latency_held,
+            }),
+        };
+        all
+    }
+}
+
+fn reply_entry(ttl: &Duration, reply: ReplyEntry, answer: Answer<Found>) {
+    match answer {
+        Ok(found) => {
+            let attr = convert::file_attr(&found.attr);
+            reply.entry(ttl, &attr, Generation(found.generation));
+        }
+        Err(error) => reply.error(error),
+    }
+}
+
+fn reply_written(reply: ReplyWrite, answer: Answer<usize>) {
+    match answer {
+        Ok(count) => reply.written(u32::try_from(count).unwrap_or(u32::MAX)),
+        Err(error) => reply.error(error),
     }
 }
 
@@ -153,22 +247,29 @@ impl Filesystem for Adapter {
     }
 
     fn destroy(&mut self) {
+        if let Some(poller) = &self.poller {
+            poller.stop();
+        }
+        self.pool.drain();
         self.overlay.finish();
     }
 
     fn lookup(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        let _timer = self.begin(Op::Lookup);
         match guarded(|| self.overlay.lookup(parent.0, Name::new(name)?)) {
             Ok(None) => reply.entry(&self.ttl, &convert::negative(), Generation(0)),
-            Ok(Some(found)) => self.reply_entry(reply, Ok(found)),
+            Ok(Some(found)) => reply_entry(&self.ttl, reply, Ok(found)),
             Err(error) => reply.error(error),
         }
     }
 
     fn forget(&self, _req: &Request, ino: INodeNo, nlookup: u64) {
+        let _timer = self.begin(Op::Forget);
         self.overlay.forget(ino.0, nlookup);
     }
 
     fn getattr(&self, _req: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
+        let _timer = self.begin(Op::Getattr);
         match guarded(|| self.overlay.get_attr(ino.0)) {
             Ok(attr) => reply.attr(&self.ttl, &convert::file_attr(&attr)),
             Err(error) => reply.error(error),
@@ -201,13 +302,18 @@ impl Filesystem for Adapter {
             atime: atime.map(convert::set_time),
             mtime: mtime.map(convert::set_time),
         };
-        match guarded(|| self.overlay.set_attr(ino.0, &changes, &convert::caller(req, 0))) {
-            Ok(attr) => reply.attr(&self.ttl, &convert::file_attr(&attr)),
+        let timer = self.begin(Op::Setattr);
+        let (ttl, caller) = (self.ttl, convert::caller(req, 0));
+        let may_block = self.overlay.copies_data(ino.0, changes.size.is_some_and(|size| size > 0));
+        let act = move |overlay: &Overlay| overlay.set_attr(ino.0, &changes, &caller);
+        self.answer(timer, may_block, act, move |answer| match answer {
+            Ok(attr) => reply.attr(&ttl, &convert::file_attr(&attr)),
             Err(error) => reply.error(error),
-        }
+        });
     }
 
     fn readlink(&self, _req: &Request, ino: INodeNo, reply: ReplyData) {
+        let _timer = self.begin(Op::Readlink);
         match guarded(|| self.overlay.read_link(ino.0)) {
             Ok(target) => reply.data(&target),
             Err(error) => reply.error(error),
@@ -224,9 +330,10 @@ impl Filesystem for Adapter {
         rdev: u32,
         reply: ReplyEntry,
     ) {
+        let _timer = self.begin(Op::Mknod);
         let kind = Kind::from_type(rustix::fs::FileType::from_raw_mode(mode));
         let new = if kind == Kind::File { New::File } else { New::Special(kind, rdev) };
-        self.reply_entry(reply, self.create_entry(req, (parent, name), (mode, umask), new));
+        reply_entry(&self.ttl, reply, self.create_entry(req, (parent, name), (mode, umask), new));
     }
 
     fn mkdir(
@@ -238,8 +345,9 @@ impl Filesystem for Adapter {
         umask: u32,
         reply: ReplyEntry,
     ) {
+        let _timer = self.begin(Op::Mkdir);
         let answer = self.create_entry(req, (parent, name), (mode, umask), New::Directory);
-        self.reply_entry(reply, answer);
+        reply_entry(&self.ttl, reply, answer);
     }
 
     fn symlink(
@@ -250,15 +358,18 @@ impl Filesystem for Adapter {
         target: &Path,
         reply: ReplyEntry,
     ) {
+        let _timer = self.begin(Op::Symlink);
         let new = New::Symlink(target.as_os_str().as_bytes());
-        self.reply_entry(reply, self.create_entry(req, (parent, link_name), (0o777, 0), new));
+        reply_entry(&self.ttl, reply, self.create_entry(req, (parent, link_name), (0o777, 0), new));
     }
 
     fn unlink(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let _timer = self.begin(Op::Unlink);
         reply_empty(reply, guarded(|| self.overlay.unlink(parent.0, Name::new(name)?)));
     }
 
     fn rmdir(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let _timer = self.begin(Op::Rmdir);
         reply_empty(reply, guarded(|| self.overlay.remove_dir(parent.0, Name::new(name)?)));
     }
 
@@ -272,18 +383,24 @@ impl Filesystem for Adapter {
         flags: RenameFlags,
         reply: ReplyEmpty,
     ) {
-        let answer = guarded(|| {
-            let mode = match flags {
-                flags if flags.is_empty() => Mode::Replace,
-                RenameFlags::RENAME_NOREPLACE => Mode::NoReplace,
-                RenameFlags::RENAME_EXCHANGE => Mode::Exchange,
-                // RENAME_WHITEOUT is for unions below, not for users of one, as in the kernel.
-                _ => return Err(SysErrno::INVAL),
-            };
-            let from = (parent.0, Name::new(name)?);
-            self.overlay.rename(from, (newparent.0, Name::new(newname)?), mode)
-        });
-        reply_empty(reply, answer);
+        let timer = self.begin(Op::Rename);
+        let mode = match flags {
+            flags if flags.is_empty() => Mode::Replace,
+            RenameFlags::RENAME_NOREPLACE => Mode::NoReplace,
+            RenameFlags::RENAME_EXCHANGE => Mode::Exchange,
+            // RENAME_WHITEOUT is for unions below, not for users of one, as in the kernel.
+            _ => return reply.error(Errno::EINVAL),
+        };
+        let (old, new) = match (Name::new(name), Name::new(newname)) {
+            (Ok(old), Ok(new)) => (old.to_owned(), new.to_owned()),
+            (Err(error), _) | (_, Err(error)) => return reply.error(convert::errno(error)),
+        };
+        let may_block = self.overlay.name_copies_data(parent.0, old.get())
+            || (mode == Mode::Exchange && self.overlay.name_copies_data(newparent.0, new.get()));
+        let act = move |overlay: &Overlay| {
+            overlay.rename((parent.0, old.get()), (newparent.0, new.get()), mode)
+        };
+        self.answer(timer, may_block, act, move |answer| reply_empty(reply, answer));
     }
 
     fn link(
@@ -294,11 +411,18 @@ impl Filesystem for Adapter {
         newname: &OsStr,
         reply: ReplyEntry,
     ) {
-        let answer = guarded(|| self.overlay.link(ino.0, newparent.0, Name::new(newname)?));
-        self.reply_entry(reply, answer);
+        let timer = self.begin(Op::Link);
+        let name = match Name::new(newname) {
+            Ok(name) => name.to_owned(),
+            Err(error) => return reply.error(convert::errno(error)),
+        };
+        let (ttl, may_block) = (self.ttl, self.overlay.copies_data(ino.0, false));
+        let act = move |overlay: &Overlay| overlay.link(ino.0, newparent.0, name.get());
+        self.answer(timer, may_block, act, move |answer| reply_entry(&ttl, reply, answer));
     }
 
     fn open(&self, _req: &Request, _ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        let _timer = self.begin(Op::Open);
         reply.error(Errno::ENOSYS);
     }
 
@@ -313,15 +437,24 @@ impl Filesystem for Adapter {
         _lock_owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        BUFFER.with_borrow_mut(|buffer| {
-            let size = size as usize;
-            if buffer.len() < size {
-                buffer.resize(size, 0);
-            }
-            match guarded(|| self.overlay.read(ino.0, offset, &mut buffer[..size])) {
-                Ok(count) => reply.data(&buffer[..count]),
+        let timer = self.begin(Op::Read);
+        let size = size as usize;
+        let at_once = with_buffer(size, |buffer| {
+            match guarded(|| self.overlay.read_cached(ino.0, offset, buffer)) {
+                Ok(None) => return Some(reply),
+                Ok(Some(count)) => reply.data(&buffer[..count]),
                 Err(error) => reply.error(error),
             }
+            None
+        });
+        let Some(reply) = at_once else { return };
+        let overlay = Arc::clone(&self.overlay);
+        self.pool.run(move || {
+            with_buffer(size, |buffer| match guarded(|| overlay.read(ino.0, offset, buffer)) {
+                Ok(count) => reply.data(&buffer[..count]),
+                Err(error) => reply.error(error),
+            });
+            drop(timer);
         });
     }
 
@@ -338,10 +471,13 @@ impl Filesystem for Adapter {
         reply: ReplyWrite,
     ) {
         let clear_suid = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
-        match guarded(|| self.overlay.write(ino.0, offset, data, clear_suid)) {
-            Ok(written) => reply.written(u32::try_from(written).unwrap_or(u32::MAX)),
-            Err(error) => reply.error(error),
+        let timer = self.begin(Op::Write);
+        if self.overlay.copies_data(ino.0, true) {
+            let data = data.to_vec();
+            let act = move |overlay: &Overlay| overlay.write(ino.0, offset, &data, clear_suid);
+            return self.answer(timer, true, act, move |answer| reply_written(reply, answer));
         }
+        reply_written(reply, guarded(|| self.overlay.write(ino.0, offset, data, clear_suid)));
     }
 
     fn flush(
@@ -352,6 +488,7 @@ impl Filesystem for Adapter {
         _lock_owner: LockOwner,
         reply: ReplyEmpty,
     ) {
+        let _timer = self.begin(Op::Flush);
         reply.error(Errno::ENOSYS);
     }
 
@@ -365,17 +502,17 @@ impl Filesystem for Adapter {
         _flush: bool,
         reply: ReplyEmpty,
     ) {
+        let _timer = self.begin(Op::Release);
         reply.ok();
     }
 
     fn fsync(&self, _req: &Request, ino: INodeNo, _fh: FileHandle, datasync: bool, reply: ReplyEmpty) {
-        if self.overlay.is_volatile() {
-            return reply.error(Errno::ENOSYS);
-        }
-        reply_empty(reply, guarded(|| self.overlay.sync(ino.0, datasync)));
+        let timer = self.begin(Op::Fsync);
+        self.sync(timer, ino, datasync, reply);
     }
 
     fn opendir(&self, _req: &Request, _ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        let _timer = self.begin(Op::Opendir);
         reply.error(Errno::ENOSYS);
     }
 
@@ -387,6 +524,7 @@ impl Filesystem for Adapter {
         offset: u64,
         mut reply: ReplyDirectory,
     ) {
+        let _timer = self.begin(Op::Readdir);
         let answer = guarded(|| {
             self.overlay.read_dir(ino.0, offset, false, |entry| {
                 let kind = convert::file_type(entry.kind);
@@ -407,6 +545,7 @@ impl Filesystem for Adapter {
         offset: u64,
         mut reply: ReplyDirectoryPlus,
     ) {
+        let _timer = self.begin(Op::Readdirplus);
         let answer = guarded(|| {
             self.overlay.read_dir(ino.0, offset, true, |entry| {
                 let mut attr = convert::negative();
@@ -432,16 +571,18 @@ impl Filesystem for Adapter {
 
     fn fsyncdir(
         &self,
-        req: &Request,
+        _req: &Request,
         ino: INodeNo,
-        fh: FileHandle,
+        _fh: FileHandle,
         datasync: bool,
         reply: ReplyEmpty,
     ) {
-        self.fsync(req, ino, fh, datasync, reply);
+        let timer = self.begin(Op::Fsyncdir);
+        self.sync(timer, ino, datasync, reply);
     }
 
     fn statfs(&self, _req: &Request, _ino: INodeNo, reply: ReplyStatfs) {
+        let _timer = self.begin(Op::Statfs);
         match guarded(|| self.overlay.stat_fs()) {
             Ok(stat) => reply.statfs(
                 stat.f_blocks,
@@ -467,28 +608,38 @@ impl Filesystem for Adapter {
         _position: u32,
         reply: ReplyEmpty,
     ) {
+        let timer = self.begin(Op::Setxattr);
         let flags = flags.cast_unsigned();
-        let answer = guarded(|| self.overlay.set_xattr(ino.0, name.as_bytes(), value, flags));
-        reply_empty(reply, answer);
+        let (name, value) = (name.as_bytes().to_vec(), value.to_vec());
+        let may_block = self.overlay.copies_data(ino.0, false);
+        let act = move |overlay: &Overlay| overlay.set_xattr(ino.0, &name, &value, flags);
+        self.answer(timer, may_block, act, move |answer| reply_empty(reply, answer));
     }
 
     fn getxattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+        let _timer = self.begin(Op::Getxattr);
         let answer = match self.own_xattr(ino, name) {
-            Some(value) => Ok(value.to_vec()),
+            Some(value) => Ok(value),
             None => guarded(|| self.overlay.get_xattr(ino.0, name.as_bytes())),
         };
         reply_xattr(reply, size, answer);
     }
 
     fn listxattr(&self, _req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
+        let _timer = self.begin(Op::Listxattr);
         reply_xattr(reply, size, guarded(|| self.overlay.list_xattr(ino.0)));
     }
 
     fn removexattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        reply_empty(reply, guarded(|| self.overlay.remove_xattr(ino.0, name.as_bytes())));
+        let timer = self.begin(Op::Removexattr);
+        let name = name.as_bytes().to_vec();
+        let may_block = self.overlay.copies_data(ino.0, false);
+        let act = move |overlay: &Overlay| overlay.remove_xattr(ino.0, &name);
+        self.answer(timer, may_block, act, move |answer| reply_empty(reply, answer));
     }
 
     fn access(&self, _req: &Request, _ino: INodeNo, _mask: AccessFlags, reply: ReplyEmpty) {
+        let _timer = self.begin(Op::Access);
         // The kernel checks permissions itself (default_permissions).
         reply.error(Errno::ENOSYS);
     }
@@ -503,6 +654,7 @@ impl Filesystem for Adapter {
         _flags: i32,
         reply: ReplyCreate,
     ) {
+        let _timer = self.begin(Op::Create);
         match self.create_entry(req, (parent, name), (mode, umask), New::File) {
             Ok(found) => {
                 let attr = convert::file_attr(&found.attr);
@@ -524,8 +676,11 @@ impl Filesystem for Adapter {
         mode: i32,
         reply: ReplyEmpty,
     ) {
+        let timer = self.begin(Op::Fallocate);
         let mode = mode.cast_unsigned();
-        reply_empty(reply, guarded(|| self.overlay.allocate(ino.0, mode, offset, length)));
+        let may_block = length > LONG_RANGE || self.overlay.copies_data(ino.0, true);
+        let act = move |overlay: &Overlay| overlay.allocate(ino.0, mode, offset, length);
+        self.answer(timer, may_block, act, move |answer| reply_empty(reply, answer));
     }
 
     fn lseek(
@@ -537,6 +692,7 @@ impl Filesystem for Adapter {
         whence: i32,
         reply: ReplyLseek,
     ) {
+        let _timer = self.begin(Op::Lseek);
         let answer = guarded(|| {
             let offset = u64::try_from(offset).map_err(|_| SysErrno::NXIO)?;
             let data = match whence {
@@ -565,14 +721,13 @@ impl Filesystem for Adapter {
         _flags: CopyFileRangeFlags,
         reply: ReplyWrite,
     ) {
-        let answer = guarded(|| {
+        let timer = self.begin(Op::CopyFileRange);
+        let may_block = len > LONG_RANGE || self.overlay.copies_data(ino_out.0, true);
+        let act = move |overlay: &Overlay| {
             // The answer has 32 bits.
             let length = usize::try_from(len.min(1 << 30)).unwrap_or(1 << 30);
-            self.overlay.copy_range((ino_in.0, offset_in), (ino_out.0, offset_out), length)
-        });
-        match answer {
-            Ok(count) => reply.written(u32::try_from(count).unwrap_or(u32::MAX)),
-            Err(error) => reply.error(error),
-        }
+            overlay.copy_range((ino_in.0, offset_in), (ino_out.0, offset_out), length)
+        };
+        self.answer(timer, may_block, act, move |answer| reply_written(reply, answer));
     }
 }

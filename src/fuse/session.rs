@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::adapter::Adapter;
 use super::mount;
+use super::poll::Poller;
 use crate::layer::error::{Cause, SetupError};
 use crate::overlay::Overlay;
 use crate::overlay::options::Acl;
@@ -85,7 +86,11 @@ impl Session {
         };
         let mounted = mount::mount(&mountpoint, &config)?;
         let unmounter = Unmounter { mountpoint: Arc::new(mountpoint) };
-        let adapter = Adapter::new(Arc::new(overlay), acl, config.description.clone());
+        let poller = rustix::io::fcntl_dupfd_cloexec(&mounted.device, 0)
+            .ok()
+            .and_then(|device| Poller::start(device, config.poll, config.threads));
+        let description = config.description.clone();
+        let adapter = Adapter::new(Arc::new(overlay), acl, description, poller);
         let mut settings = fuser::Config::default();
         settings.n_threads = Some(config.threads.max(1));
         // The kernel admits only who may use the mount; fuser need not check again.

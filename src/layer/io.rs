@@ -20,6 +20,24 @@ pub fn read_at(fd: BorrowedFd<'_>, buffer: &mut [u8], offset: u64) -> Result<usi
     Ok(done)
 }
 
+/// As [`read_at`], but only from memory: `None` if it would have to wait for the disk.
+pub fn read_cached_at(
+    fd: BorrowedFd<'_>,
+    buffer: &mut [u8],
+    offset: u64,
+    size: u64,
+) -> Result<Option<usize>> {
+    let wanted = buffer.len();
+    let mut slices = [std::io::IoSliceMut::new(buffer)];
+    let flags = rustix::io::ReadWriteFlags::NOWAIT;
+    match rustix::io::preadv2(fd, &mut slices, offset, flags) {
+        Ok(count) if count == wanted || offset + count as u64 >= size => Ok(Some(count)),
+        Ok(_) | Err(Errno::AGAIN) => Ok(None),
+        Err(Errno::OPNOTSUPP | Errno::INVAL) => read_at(fd, buffer, offset).map(Some),
+        Err(error) => Err(error),
+    }
+}
+
 /// Writes `data` at `offset`; a short count only if the filesystem took part of it and then failed.
 pub fn write_at(fd: BorrowedFd<'_>, data: &[u8], offset: u64) -> Result<usize> {
     let mut done = 0;

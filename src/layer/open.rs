@@ -324,7 +324,7 @@ fn prepare_upper(
         fds: Arc::clone(fds),
         root,
         workdir,
-        locked: work,
+        _lock: work,
         whiteout: Mutex::new(None),
         rename_whiteout: AtomicBool::new(true),
         path,

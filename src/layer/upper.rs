@@ -55,7 +55,7 @@ pub struct Upper {
     pub(super) workdir: Workdir,
     pub(super) index: Option<OwnedFd>,
     /// Held for its lock; the workdir itself.
-    pub(super) locked: OwnedFd,
+    pub(super) _lock: OwnedFd,
     /// A whiteout in the workdir that others are hard links of, by name.
     pub(super) whiteout: Mutex<Option<OwnedName>>,
     /// renameat2(RENAME_WHITEOUT) has not been refused yet.

@@ -84,6 +84,29 @@ impl Overlay {
         }
     }
 
+    /// Whether a change to `ino` has to copy data first, which may take long. `data`: the change is to its data.
+    pub fn copies_data(&self, ino: u64, data: bool) -> bool {
+        self.nodes.get(ino).is_some_and(|node| self.node_copies_data(&node, data))
+    }
+
+    /// As [`Overlay::copies_data`], for what `parent/name` is known to be.
+    pub fn name_copies_data(&self, parent: u64, name: Name<'_>) -> bool {
+        let Some(parent) = self.nodes.get(parent) else { return false };
+        let Some(dir) = &parent.dir else { return false };
+        let Some(ino) = dir.state.lock().index.find(name).map(|entry| entry.node) else { return false };
+        self.copies_data(ino, false)
+    }
+
+    fn node_copies_data(&self, node: &Node, data: bool) -> bool {
+        if node.kind != Kind::File || self.stack.upper.is_none() {
+            return false;
+        }
+        let state = node.state();
+        let lower = matches!(state.real, Real::Lower(_)) && state.attr.size > 0;
+        let unless_meta = data || !self.options.metacopy;
+        (lower && unless_meta) || (data && state.data.is_some())
+    }
+
     fn is_copied(&self, node: &Node, data: Data) -> bool {
         let state = node.state();
         !matches!(state.real, Real::Lower(_)) && (data == Data::Later || state.data.is_none())
@@ -121,6 +144,7 @@ impl Overlay {
         let place = Place::Lower(file.clone());
         let origin = file.origin()?;
         self.copy_metadata(&place, &lower, staged.at(), origin.as_deref())?;
+        self.counters.count(&self.counters.copy_ups);
         if let Some(fd) = &fd
             && (data.is_none() || upper.durability == Durability::Strict)
         {
@@ -162,6 +186,7 @@ impl Overlay {
         let from = self.file_fds.retry(|| content.open())?;
         let attr = content.stat()?;
         let method = copy_data(&from, to, &Attr { size, ..attr })?;
+        self.counters.copied(method, size);
         if size < attr.size {
             // A reflink takes the whole file.
             io::truncate(to, size)?;

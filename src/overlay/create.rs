@@ -76,11 +76,12 @@ impl Overlay {
         let parent = self.node(parent)?;
         self.copy_up_dir(&parent)?;
         let _names = self.names.read();
+        let parent_attr = self.attr(&parent)?;
         let dir = parent.dir.as_ref().ok_or(Errno::NOTDIR)?;
         let mut state = dir.state.lock();
         let below = self.check_free(&parent, &mut state, name)?;
         let fd = self.upper_dir(&parent)?;
-        let plan = self.plan(&parent, &state, name, new, mode, caller)?;
+        let plan = self.plan((&parent_attr, fd.as_fd()), &state, name, new, mode, caller)?;
         let file = if plan.staged {
             self.create_staged(upper, (fd.as_fd(), name), new, &plan, state.default_acl)?
         } else {
@@ -120,7 +121,7 @@ impl Overlay {
 
     fn plan(
         &self,
-        parent: &Arc<Node>,
+        (parent, dir): (&Attr, BorrowedFd<'_>),
         state: &DirState,
         name: Name<'_>,
         new: New<'_>,
@@ -131,13 +132,12 @@ impl Overlay {
         let kind = new.kind();
         let inherits_acl = state.default_acl && kind != Kind::Symlink;
         let mut mode = if inherits_acl { mode } else { mode & !caller.umask };
-        let parent_attr = self.attr(parent)?;
-        let setgid = parent_attr.mode & 0o2000 != 0;
+        let setgid = parent.mode & 0o2000 != 0;
         if setgid && kind == Kind::Directory {
             mode |= 0o2000;
         }
         let uid = self.ids.store_uid(caller.uid);
-        let gid = if setgid { Some(parent_attr.gid) } else { self.ids.store_gid(caller.gid) };
+        let gid = if setgid { Some(parent.gid) } else { self.ids.store_gid(caller.gid) };
         let over_whiteout =
             state.index.find(name).is_some_and(|entry| entry.source == Source::Whiteout);
         let same_owner = uid.is_none_or(|uid| uid == self.own.0)
@@ -146,7 +146,7 @@ impl Overlay {
             || upper.override_name.is_some()
             || (over_whiteout && kind == Kind::Directory)
             || upper.durability == Durability::Strict
-            || (over_whiteout && upper.has_whiteout_device(self.upper_dir(parent)?.as_fd(), name)?);
+            || (over_whiteout && upper.has_whiteout_device(dir, name)?);
         Ok(Plan { mode, uid, gid, over_whiteout, staged })
     }
 

@@ -56,6 +56,7 @@ impl Overlay {
             && let Some(known) = self.nodes.reference(entry.node)
             && known.node().is_at(parent, name)
         {
+            self.counters.count(&self.counters.nodes_found);
             return Ok(Some(known));
         }
         self.resolve(parent, state, &entry)
@@ -105,6 +106,7 @@ impl Overlay {
             other => other?,
         };
         let Some(resolved) = found else { return Ok(None) };
+        self.counters.count(&self.counters.nodes_made);
         let kind = resolved.state.attr.kind;
         let node = self.admit(parent, &entry.name, resolved);
         let ino = node.node().ino;

@@ -24,6 +24,17 @@ impl Overlay {
         Ok(count)
     }
 
+    /// As [`Overlay::read`], but `None` if that would have to wait for the disk.
+    pub fn read_cached(&self, ino: u64, offset: u64, buffer: &mut [u8]) -> Result<Option<usize>> {
+        let node = self.node(ino)?;
+        let fd = self.file(&node, false)?;
+        let size = {
+            let state = node.state();
+            if state.fresh { state.attr.size } else { u64::MAX }
+        };
+        io::read_cached_at(fd.as_fd(), buffer, offset, size)
+    }
+
     /// Writes `data` at `offset`. `clear_suid`: the caller may not keep suid and sgid.
     pub fn write(&self, ino: u64, offset: u64, data: &[u8], clear_suid: bool) -> Result<usize> {
         let node = self.node(ino)?;

@@ -133,7 +133,8 @@ impl Overlay {
         }
     }
 
-    /// Attributes of `node` as on disk, with the link count of the union. Owners are not mapped yet.
+    /// Attributes of `node` as on disk, with the link count of the union. Owners are not mapped yet. The caller must
+    /// not hold the node's own `DirState`.
     pub(super) fn attr(&self, node: &Arc<Node>) -> Result<Attr> {
         let before = {
             let state = node.state();

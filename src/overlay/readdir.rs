@@ -137,6 +137,7 @@ impl Overlay {
 
     /// Lists all layers of a directory, top-down, into its index.
     pub(super) fn build_index(&self, node: &Arc<Node>, state: &mut DirState) -> Result<()> {
+        self.counters.count(&self.counters.indexes_built);
         let mut merge = Merge { index: Index::empty(), ..Merge::default() };
         if state.in_upper {
             let fd = self.upper_dir(node)?;

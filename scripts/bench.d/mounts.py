@@ -1,0 +1,169 @@
+"""The file systems scripts/bench compares: how each is mounted, watched and unmounted."""
+
+import os
+import shutil
+import subprocess
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+MOUNT_SECONDS = 60
+
+
+@dataclass(frozen=True)
+class FileSystem:
+    """One column of the comparison."""
+    name: str
+    kind: str  # plain, kernel, plyfs, debian, crate
+    options: tuple = ()
+    root_only: bool = False  # needs CAP_SYS_ADMIN outside a user namespace
+
+
+FILE_SYSTEMS = {fs.name: fs for fs in [
+    FileSystem("ext4", "plain"),
+    FileSystem("kernel", "kernel"),
+    FileSystem("kernel-volatile", "kernel", ("volatile",)),
+    FileSystem("plyfs", "plyfs"),
+    FileSystem("plyfs-volatile", "plyfs", ("volatile",)),
+    FileSystem("plyfs-metacopy", "plyfs", ("metacopy=on",)),
+    FileSystem("plyfs-passthrough", "plyfs", ("passthrough=on",), root_only=True),
+    FileSystem("plyfs-nopoll", "plyfs", ("poll=off",)),
+    FileSystem("fuse-overlayfs", "debian"),
+    FileSystem("fuse-overlayfs-2", "crate"),
+]}
+
+
+@dataclass(frozen=True)
+class Stack:
+    """Lower layers, topmost first, named relative to `base` (500 absolute paths do not fit in mount options)."""
+    name: str
+    base: Path
+    lowers: tuple
+
+    def warm(self):
+        """Reads every lower once, so that no run measures the disk. Not `tar cf /dev/null`: it would read nothing."""
+        subprocess.run(["sh", "-c", 'tar cf - "$@" 2>/dev/null | cat >/dev/null', "sh", *self.lowers], cwd=self.base,
+                       check=True)
+
+
+class Mounted:
+    """A file system mounted over `stack`, with upper, work and mnt below `place`; a context manager."""
+
+    def __init__(self, fs, stack, data, as_user, plain="kept", fresh=True):
+        self.fs, self.stack, self.data, self.as_user = fs, stack, data, as_user
+        self.plain, self.fresh = plain, fresh
+        self.mnt, self.upper, self.work = (data.run / name for name in ("mnt", "upper", "work"))
+        self.daemon = None
+        self.seconds = 0.0  # from the call until the mount answered
+
+    def __enter__(self):
+        self.mnt.mkdir(parents=True, exist_ok=True)
+        if self.fresh:
+            for directory in (self.upper, self.work):
+                shutil.rmtree(directory, ignore_errors=True)
+                directory.mkdir()
+        subprocess.run(["sync", "-f", str(self.data.run)], check=True)
+        started = time.perf_counter()
+        if self.fs.kind == "plain":
+            self._mount_plain()
+        elif self.fs.kind == "kernel":
+            self._command(["mount", "-t", "overlay", "overlay", "-o", self._options(), str(self.mnt)])
+        else:
+            self._start_daemon(self._daemon_argv())
+        self.seconds = time.perf_counter() - started
+        return self
+
+    def _options(self):
+        options = [f"lowerdir={':'.join(self.stack.lowers)}", f"upperdir={self.upper}", f"workdir={self.work}"]
+        if self.fs.kind == "kernel" and self.as_user:
+            options.append("userxattr")
+        return ",".join([*options, *self.fs.options])
+
+    def _daemon_argv(self):
+        program = {"plyfs": [str(self.data.plyfs), "mount"], "debian": ["fuse-overlayfs"],
+                   "crate": [str(self.data.peer)]}[self.fs.kind]
+        return [*program, "-f", "-o", self._options(), str(self.mnt)]
+
+    def _mount_plain(self):
+        """The merged tree as plain files: the kept copy, a copy of its own to be destroyed, or nothing yet."""
+        kept = self.data.plain / self.stack.name
+        source = kept if self.plain == "kept" else self.upper
+        if self.plain == "copy" and self.fresh or self.plain == "kept" and not kept.exists():
+            draft = self.upper if self.plain == "copy" else kept.with_name(kept.name + ".draft")
+            draft.mkdir(exist_ok=True)
+            for lower in reversed(self.stack.lowers):
+                subprocess.run(["cp", "-a", f"{self.stack.base / lower}/.", str(draft)], check=True)
+            if draft != source:
+                draft.rename(kept)
+            subprocess.run(["sync", "-f", str(source)], check=True)
+            Stack("plain", source, (".",)).warm()
+        self._command(["mount", "--bind", str(source), str(self.mnt)])
+
+    def _command(self, argv):
+        # The classic mount(2): through fsconfig(2) an option is limited to 255 bytes.
+        environment = {**os.environ, "LIBMOUNT_FORCE_MOUNT2": "always"}
+        done = subprocess.run(argv, cwd=self.stack.base, capture_output=True, text=True, env=environment)
+        if done.returncode != 0:
+            raise MountError(f"{self.fs.name}: {done.stderr.strip()}")
+
+    def _start_daemon(self, argv):
+        outside = os.stat(self.mnt).st_dev
+        with open(self.data.run / "daemon.log", "wb") as log:
+            self.daemon = subprocess.Popen(argv, cwd=self.stack.base, stdout=log, stderr=log,
+                                           stdin=subprocess.DEVNULL)
+        deadline = time.monotonic() + MOUNT_SECONDS
+        while os.stat(self.mnt).st_dev == outside:
+            if self.daemon.poll() is not None or time.monotonic() > deadline:
+                self._stop_daemon()
+                raise MountError(f"{self.fs.name}: {self._log() or 'did not mount'}")
+            time.sleep(0.0002)
+
+    def _log(self):
+        return (self.data.run / "daemon.log").read_text(errors="replace").strip()[-300:]
+
+    def cpu(self):
+        """CPU seconds of the daemon so far, all its threads, dead ones too."""
+        if self.daemon is None:
+            return 0.0
+        # clock_getcpuclockid(3): the CPU clock of another process.
+        return time.clock_gettime((~self.daemon.pid << 3) | 2)
+
+    def resident_mib(self):
+        """Resident memory of the daemon in MiB."""
+        for line in Path(f"/proc/{self.daemon.pid}/status").read_text().splitlines():
+            if line.startswith("VmRSS:"):
+                return int(line.split()[1]) / 1024
+        raise MountError(f"{self.fs.name}: the daemon is gone")
+
+    def kill(self):
+        """Ends a daemon that does not answer: its clients get ENOTCONN."""
+        if self.daemon is not None:
+            self.daemon.kill()
+
+    def __exit__(self, *_):
+        for _ in range(50):
+            if subprocess.run(["umount", str(self.mnt)], capture_output=True).returncode == 0:
+                break
+            time.sleep(0.1)
+        else:
+            subprocess.run(["umount", "-l", str(self.mnt)], capture_output=True)
+        self._stop_daemon()
+
+    def _stop_daemon(self):
+        if self.daemon is None:
+            return
+        try:
+            self.daemon.wait(timeout=30)
+        except subprocess.TimeoutExpired:
+            self.daemon.kill()
+            self.daemon.wait()
+
+
+class MountError(Exception):
+    """A file system that could not be mounted here; its column says so."""
+
+
+def clear(data):
+    """Empties upper and work after the last run."""
+    for name in ("upper", "work"):
+        shutil.rmtree(data.run / name, ignore_errors=True)

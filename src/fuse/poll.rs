@@ -1,0 +1,287 @@
+//! Adaptive polling: how the reader waits for the next request.
+//!
+//! A FUSE round trip is two wake-ups. On a virtual machine, waking a thread on a halted CPU costs ten times what the
+//! request itself does, so during a burst the reader does not sleep: the connection is in `O_NONBLOCK`, and fuser's
+//! loop reads again at once. A governor thread ends that when no request came for a while, or when other threads
+//! want the CPU (the scheduler tells how long the reader waited for one), and it holds the PM QoS latency at 0 while
+//! the connection is busy, where it may open `/dev/cpu_dma_latency` (normally root only). An idle mount sleeps.
+//!
+//! A ping-pong between two threads measures what a wake-up costs here and now, at mount and from time to time when a
+//! burst begins; while it is cheap (bare metal, or all CPUs busy) there is nothing to gain and the reader sleeps.
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::{self, Thread};
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use rustix::fs::OFlags;
+
+use super::session::Poll;
+
+/// Without a request for this long, the reader sleeps again.
+const PATIENCE: Duration = Duration::from_micros(200);
+/// Without a request for this long, the PM QoS request is given back.
+const QOS_PATIENCE: Duration = Duration::from_millis(20);
+/// A wake-up cheaper than this is not worth avoiding.
+const CHEAP_WAKE: Duration = Duration::from_micros(8);
+/// How long a measurement of the wake-up is believed.
+const BELIEVE: Duration = Duration::from_secs(10);
+/// How often the governor looks whether others want the CPU.
+const LOOK_EVERY: Duration = Duration::from_millis(4);
+/// Share of its time the reader may wait for a CPU, in percent, before it makes way.
+const CROWDED_PERCENT: u64 = 8;
+/// How long it makes way, growing while it stays crowded.
+const MAKE_WAY: Duration = Duration::from_millis(40);
+const MAKE_WAY_MOST: Duration = Duration::from_millis(1280);
+
+/// Shared between the reader, which only says that a request came, and the governor.
+#[derive(Debug)]
+pub(super) struct Poller {
+    device: OwnedFd,
+    patience: Duration,
+    requests: AtomicU64,
+    /// The connection is in `O_NONBLOCK`.
+    spinning: AtomicBool,
+    /// The governor sleeps until it is unparked.
+    parked: AtomicBool,
+    /// Others want the CPU.
+    crowded: AtomicBool,
+    stop: AtomicBool,
+    reader: AtomicU64,
+    governor: Mutex<Option<Thread>>,
+    bursts: AtomicU64,
+    /// Cost of a wake-up as last measured.
+    wake_nanos: AtomicU64,
+    /// Wake-ups are dear enough to avoid.
+    pays: AtomicBool,
+    /// Whatever they cost: the user wants polling.
+    forced: bool,
+    qos: AtomicBool,
+}
+
+impl Poller {
+    /// A poller for the connection `device` (a duplicate of its descriptor), or `None` where polling is off or
+    /// would not pay.
+    pub(super) fn start(device: OwnedFd, mode: Poll, threads: usize) -> Option<Arc<Self>> {
+        let cpus = thread::available_parallelism().map_or(1, usize::from);
+        if cpus < 2 || threads > 1 || mode == Poll::Off {
+            return None;
+        }
+        let (patience, forced) = match mode {
+            Poll::Micros(0) | Poll::Off => return None,
+            Poll::Micros(micros) => (Duration::from_micros(micros.into()), true),
+            Poll::Auto => (PATIENCE, false),
+        };
+        let poller = Arc::new(Self {
+            device,
+            patience,
+            requests: AtomicU64::new(0),
+            spinning: AtomicBool::new(false),
+            parked: AtomicBool::new(false),
+            crowded: AtomicBool::new(false),
+            stop: AtomicBool::new(false),
+            reader: AtomicU64::new(0),
+            governor: Mutex::new(None),
+            bursts: AtomicU64::new(0),
+            wake_nanos: AtomicU64::new(0),
+            pays: AtomicBool::new(forced),
+            forced,
+            qos: AtomicBool::new(false),
+        });
+        poller.calibrate();
+        let own = Arc::clone(&poller);
+        let spawned = thread::Builder::new().name("plyfs-governor".into()).spawn(move || own.govern());
+        match spawned {
+            Ok(handle) => {
+                *poller.governor.lock() = Some(handle.thread().clone());
+                Some(poller)
+            }
+            Err(error) => {
+                tracing::warn!(%error, "no thread for the governor: the reader always sleeps");
+                None
+            }
+        }
+    }
+
+    /// A request came. Called by the reader, for every request.
+    pub(super) fn note(&self) {
+        self.requests.fetch_add(1, Ordering::Relaxed);
+        if self.parked.load(Ordering::Relaxed) && self.parked.swap(false, Ordering::AcqRel) {
+            self.reader.store(own_thread_id(), Ordering::Relaxed);
+            if let Some(governor) = &*self.governor.lock() {
+                governor.unpark();
+            }
+        }
+        let calm = !self.crowded.load(Ordering::Relaxed) && self.pays.load(Ordering::Relaxed);
+        if calm && !self.spinning.load(Ordering::Relaxed) {
+            self.set_spinning(true);
+        }
+    }
+
+    fn calibrate(&self) {
+        let wake = measure_wake_up().unwrap_or_default();
+        let nanos = u64::try_from(wake.as_nanos()).unwrap_or(u64::MAX);
+        self.wake_nanos.store(nanos, Ordering::Relaxed);
+        self.pays.store(self.forced || wake >= CHEAP_WAKE, Ordering::Relaxed);
+    }
+
+    /// Ends the governor.
+    pub(super) fn stop(&self) {
+        self.stop.store(true, Ordering::Release);
+        if let Some(governor) = self.governor.lock().take() {
+            governor.unpark();
+        }
+    }
+
+    /// Measured cost of a wake-up in nanoseconds, number of bursts, whether PM QoS is held now.
+    pub(super) fn describe(&self) -> (u64, u64, bool) {
+        (self.wake_nanos.load(Ordering::Relaxed), self.bursts.load(Ordering::Relaxed), self.qos.load(Ordering::Relaxed))
+    }
+
+    fn set_spinning(&self, on: bool) {
+        let flags = if on { OFlags::RDWR | OFlags::NONBLOCK } else { OFlags::RDWR };
+        self.spinning.store(on, Ordering::Relaxed);
+        crate::layer::best_effort("change how the reader waits", rustix::fs::fcntl_setfl(&self.device, flags));
+    }
+
+    fn govern(&self) {
+        let mut watch = Watch::default();
+        let mut qos = None;
+        let (mut seen, mut last_request) = (0, Instant::now());
+        let mut calibrated = Instant::now();
+        while !self.stop.load(Ordering::Acquire) {
+            let requests = self.requests.load(Ordering::Relaxed);
+            let now = Instant::now();
+            if requests == seen {
+                let idle = now - last_request;
+                if idle > self.patience && self.spinning.load(Ordering::Relaxed) {
+                    self.set_spinning(false);
+                }
+                if idle > QOS_PATIENCE {
+                    drop(qos.take());
+                    self.qos.store(false, Ordering::Relaxed);
+                    self.crowded.store(false, Ordering::Relaxed);
+                    self.park(requests);
+                    watch = Watch::default();
+                    last_request = Instant::now();
+                    self.bursts.fetch_add(1, Ordering::Relaxed);
+                    if calibrated.elapsed() > BELIEVE {
+                        self.calibrate();
+                        calibrated = Instant::now();
+                    }
+                    if self.pays.load(Ordering::Relaxed) {
+                        qos = hold_latency();
+                    }
+                    self.qos.store(qos.is_some(), Ordering::Relaxed);
+                    continue;
+                }
+            } else {
+                (seen, last_request) = (requests, now);
+                self.make_way(&mut watch, now);
+            }
+            let spinning = self.spinning.load(Ordering::Relaxed);
+            thread::sleep(if spinning { self.patience } else { Duration::from_millis(2) });
+        }
+    }
+
+    /// Sleeps until the next request.
+    fn park(&self, seen: u64) {
+        self.parked.store(true, Ordering::Release);
+        if self.requests.load(Ordering::Acquire) != seen {
+            self.parked.store(false, Ordering::Release);
+            return;
+        }
+        while self.parked.load(Ordering::Acquire) && !self.stop.load(Ordering::Acquire) {
+            thread::park();
+        }
+    }
+
+    /// Lets the reader sleep while others want its CPU.
+    fn make_way(&self, watch: &mut Watch, now: Instant) {
+        if let Some(until) = watch.away_until {
+            if now >= until {
+                watch.away_until = None;
+                watch.last = None;
+                self.crowded.store(false, Ordering::Relaxed);
+            }
+            return;
+        }
+        let Some(waited) = watch.waited(self.reader.load(Ordering::Relaxed), now) else { return };
+        if waited > CROWDED_PERCENT {
+            self.crowded.store(true, Ordering::Relaxed);
+            self.set_spinning(false);
+            let away = watch.away.map_or(MAKE_WAY, |away| (away * 2).min(MAKE_WAY_MOST));
+            watch.away = Some(away);
+            watch.away_until = Some(now + away);
+        } else {
+            watch.away = None;
+        }
+    }
+}
+
+/// How crowded the reader's CPU is.
+#[derive(Debug, Default)]
+struct Watch {
+    /// When the scheduler was last asked, and what it said.
+    last: Option<(Instant, u64)>,
+    away_until: Option<Instant>,
+    away: Option<Duration>,
+}
+
+impl Watch {
+    /// Percent of the time since the last look that the thread waited for a CPU; `None` if it is too early to tell.
+    fn waited(&mut self, thread: u64, now: Instant) -> Option<u64> {
+        if let Some((last, _)) = self.last
+            && now - last < LOOK_EVERY
+        {
+            return None;
+        }
+        // Nanoseconds on a CPU, nanoseconds waiting for one, number of time slices.
+        let text = std::fs::read_to_string(format!("/proc/self/task/{thread}/schedstat")).ok()?;
+        let delay: u64 = text.split_whitespace().nth(1)?.parse().ok()?;
+        let before = self.last.replace((now, delay))?;
+        let elapsed = u64::try_from((now - before.0).as_nanos()).ok()?.max(1);
+        Some(delay.saturating_sub(before.1).saturating_mul(100) / elapsed)
+    }
+}
+
+fn own_thread_id() -> u64 {
+    u64::try_from(rustix::thread::gettid().as_raw_nonzero().get()).unwrap_or(0)
+}
+
+/// Asks the system not to let CPUs sleep deeply, until the file is closed. `None` where we may not.
+fn hold_latency() -> Option<File> {
+    let mut file = File::options().write(true).open("/dev/cpu_dma_latency").ok()?;
+    file.write_all(&0i32.to_ne_bytes()).ok()?;
+    Some(file)
+}
+
+/// Median time from waking another thread to its answer, halved.
+fn measure_wake_up() -> std::io::Result<Duration> {
+    const ROUNDS: usize = 9;
+    let (mut ping_out, mut ping_in) = std::io::pipe()?;
+    let (mut pong_out, mut pong_in) = std::io::pipe()?;
+    let echo = thread::Builder::new().name("plyfs-echo".into()).spawn(move || {
+        let mut byte = [0];
+        while ping_out.read_exact(&mut byte).is_ok() && pong_in.write_all(&byte).is_ok() {}
+    })?;
+    let mut times = Vec::with_capacity(ROUNDS);
+    for _ in 0..ROUNDS {
+        // Long enough for the other CPU to go idle.
+        thread::sleep(Duration::from_micros(300));
+        let start = Instant::now();
+        ping_in.write_all(&[1])?;
+        pong_out.read_exact(&mut [0])?;
+        times.push(start.elapsed() / 2);
+    }
+    drop(ping_in);
+    if echo.join().is_err() {
+        return Err(std::io::Error::other("the echo thread panicked"));
+    }
+    times.sort();
+    Ok(times[ROUNDS / 2])
+}

@@ -1,0 +1,130 @@
+//! `mounts` and `stats`.
+
+use std::fs;
+
+use rustix::process::Signal;
+use serde_json::Value;
+
+use super::{Place, assert_contains, fails};
+
+#[test]
+fn mounts_lists_layers_upper_and_options() {
+    let place = Place::new();
+    let args = [
+        "mount", "--lower", "lower", "--lower", "below", "--upper", "upper", "--work",
+    ];
+    place.done(&[&args[..], &["work", "-o", "metacopy=on", "merged"]].concat());
+    let path = |name| Value::from(place.path(name).to_str().unwrap());
+    let entry = place.entry();
+    assert_eq!(entry["state"], "mounted");
+    assert_eq!(
+        entry["lowers"],
+        Value::from(vec![path("lower"), path("below")])
+    );
+    assert_eq!(entry["lower_count"], 2);
+    assert_eq!(
+        (&entry["upper"], &entry["work"]),
+        (&path("upper"), &path("work"))
+    );
+    assert_eq!(entry["options"], Value::from(vec!["metacopy=on"]));
+    assert_eq!(
+        (&entry["read_only"], &entry["ephemeral"]),
+        (&false.into(), &false.into())
+    );
+    let table = place.done(&["mounts"]);
+    let line = table
+        .lines()
+        .find(|line| line.starts_with(path("merged").as_str().unwrap()));
+    let line = line.unwrap_or_else(|| panic!("not listed: {table}"));
+    for part in [
+        "mounted",
+        "rw",
+        path("upper").as_str().unwrap(),
+        "metacopy=on",
+    ] {
+        assert_contains(line, part);
+    }
+    assert_contains(table.lines().next().unwrap(), "MOUNTPOINT");
+}
+
+#[test]
+fn a_mount_without_an_upper_is_listed_and_is_read_only() {
+    let place = Place::new();
+    place.done(&["mount", "--lower", "lower", "merged"]);
+    let entry = place.entry();
+    assert_eq!(
+        (&entry["read_only"], &entry["upper"]),
+        (&true.into(), &Value::Null)
+    );
+    let error = fs::write(place.path("merged/new"), "").unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::ReadOnlyFilesystem);
+}
+
+#[test]
+fn ro_protects_an_upper() {
+    let place = Place::new();
+    place.mount(&["-o", "ro"]);
+    assert_eq!(place.entry()["read_only"], true);
+    let error = fs::write(place.path("merged/new"), "").unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::ReadOnlyFilesystem);
+}
+
+#[test]
+fn a_thousand_layers_are_listed_as_far_as_an_xattr_can_tell() {
+    let place = Place::new();
+    let mut command = place.plyfs(["mount", "merged"]);
+    for number in 0..1000 {
+        let layer = place.path(format!("layer-{number:0100}"));
+        fs::create_dir(&layer).unwrap();
+        fs::write(layer.join(format!("file-{number}")), "").unwrap();
+        command.arg("--lower").arg(layer);
+    }
+    super::succeeds(&mut command);
+    assert!(place.path("merged/file-0").exists() && place.path("merged/file-999").exists());
+    let entry = place.entry();
+    assert_eq!(entry["lower_count"], 1000);
+    assert!(entry["lowers"].as_array().unwrap().len() > 100);
+}
+
+#[test]
+fn a_dead_mount_is_listed_as_dead_and_cleared_away_by_umount() {
+    let place = Place::new();
+    place.mount(&[]);
+    let daemon = place.daemon();
+    daemon.signal(Signal::KILL);
+    daemon.ended();
+    assert_eq!(place.entry()["state"], "dead");
+    assert_contains(&place.done(&["mounts"]), "dead");
+    assert_contains(&fails(&mut place.plyfs(["stats", "merged"]), 8), "umount");
+    place.done(&["umount", "merged"]);
+    assert!(!place.is_mounted());
+}
+
+#[test]
+fn what_the_daemon_says_of_itself_is_not_listed_as_an_xattr() {
+    let place = Place::new();
+    place.mount(&[]);
+    let mut names = [0; 4096];
+    let length = rustix::fs::listxattr(place.path("merged"), &mut names).unwrap();
+    let names = String::from_utf8_lossy(&names[..length]);
+    assert!(!names.contains("user.plyfs."), "{names}");
+}
+
+#[test]
+fn stats_counts_requests() {
+    let place = Place::new();
+    place.mount(&[]);
+    assert!(!place.path("merged/absent").exists());
+    let stats: Value = serde_json::from_str(&place.done(&["stats", "merged", "--json"])).unwrap();
+    assert!(stats["requests"].is_object(), "{stats}");
+    let shown = place.done(&["stats", "merged"]);
+    assert_contains(&shown, "REQUESTS");
+    assert_contains(&shown, "lookup");
+}
+
+#[test]
+fn stats_are_only_those_of_plyfs() {
+    let place = Place::new();
+    let sentence = fails(&mut place.plyfs(["stats", "/proc"]), 8);
+    assert_contains(&sentence, "/proc is not a plyfs mount: it is of type proc");
+}

@@ -1,0 +1,161 @@
+//! The names and calling conventions of others.
+
+use std::fs;
+use std::path::Path;
+
+use super::{Place, assert_contains, fails, succeeds};
+use crate::support::requires;
+use crate::support::run::is_root;
+
+/// The first column of /proc/mounts and the type.
+#[track_caller]
+fn source_and_type(place: &Place) -> (String, String) {
+    let fields = place.mountinfo().expect("a mount");
+    let dash = fields.iter().position(|field| field == "-").unwrap();
+    (fields[dash + 2].clone(), fields[dash + 1].clone())
+}
+
+#[test]
+fn fuse_overlayfs_tells_its_version_as_probes_expect() {
+    let place = Place::new();
+    let version = succeeds(&mut place.named("fuse-overlayfs", &["--version"]));
+    let lines: Vec<&str> = version.lines().collect();
+    assert!(
+        lines[0].starts_with("fuse-overlayfs: version 1."),
+        "{version}"
+    );
+    assert!(lines[1].starts_with("FUSE library version "), "{version}");
+    assert!(
+        lines[2].starts_with("using FUSE kernel interface version 7."),
+        "{version}"
+    );
+    assert_contains(
+        &succeeds(&mut place.named("fuse-overlayfs", &["-h"])),
+        "usage: fuse-overlayfs",
+    );
+}
+
+#[test]
+fn fuse_overlayfs_mounts_as_podman_calls_it() {
+    let place = Place::new();
+    // Relative paths through symlinks, from the directory of the storage.
+    fs::create_dir(place.path("l")).unwrap();
+    std::os::unix::fs::symlink("../lower", place.path("l/A")).unwrap();
+    std::os::unix::fs::symlink("../below", place.path("l/B")).unwrap();
+    let (upper, work) = (place.path("upper"), place.path("work"));
+    let options = format!(
+        "lowerdir=l/A:l/B,upperdir={},workdir={},nodev,fsync=0,volatile",
+        upper.display(),
+        work.display()
+    );
+    let merged = place.path("merged");
+    succeeds(&mut place.named(
+        "fuse-overlayfs",
+        &["-o", &options, merged.to_str().unwrap()],
+    ));
+    assert_eq!(
+        source_and_type(&place),
+        ("fuse-overlayfs".into(), "fuse.plyfs".into())
+    );
+    fs::write(place.path("merged/deep"), "changed").unwrap();
+    assert_eq!(
+        fs::read_to_string(place.path("upper/deep")).unwrap(),
+        "changed"
+    );
+    assert_eq!(
+        fs::read_to_string(place.path("merged/file")).unwrap(),
+        "from the lower"
+    );
+}
+
+#[test]
+fn fuse_overlayfs_says_what_is_wrong_in_our_words() {
+    let place = Place::new();
+    let mut command = place.named("fuse-overlayfs", &["-o", "lowerdir=absent", "merged"]);
+    assert_contains(&fails(&mut command, 3), "absent");
+    let mut command = place.named(
+        "fuse-overlayfs",
+        &["-o", "lowerdir=lower,plugins=x", "merged"],
+    );
+    assert_contains(&fails(&mut command, 2), "plugins");
+}
+
+#[test]
+fn our_own_name_takes_the_conventions_of_fuse_overlayfs_and_mount_fuse() {
+    let place = Place::new();
+    for args in [
+        &["-o", "lowerdir=lower", "merged"][..],
+        &["merged", "-olowerdir=lower"],
+        &["overlay", "merged", "-o", "rw,lowerdir=lower,dev,suid"],
+    ] {
+        assert_eq!(place.done(args), "");
+        assert!(place.path("merged/file").exists(), "{args:?}");
+        let source = if args[0] == "overlay" {
+            "overlay"
+        } else {
+            "plyfs"
+        };
+        assert_eq!(
+            source_and_type(&place),
+            (source.into(), "fuse.plyfs".into())
+        );
+        place.done(&["umount", "merged"]);
+    }
+}
+
+#[test]
+fn mount_plyfs_takes_the_flags_of_mount_and_fakes_when_asked() {
+    let place = Place::new();
+    let args = ["src", "merged", "-n", "-f", "-o", "rw,lowerdir=lower"];
+    succeeds(&mut place.named("mount.plyfs", &args));
+    assert!(!place.is_mounted());
+    let args = ["src", "absent", "-f", "-o", "rw,lowerdir=lower"];
+    assert_contains(&fails(&mut place.named("mount.plyfs", &args), 6), "absent");
+    let args = [
+        "src",
+        "merged",
+        "-n",
+        "-s",
+        "-v",
+        "-o",
+        "rw,noatime,_netdev,lowerdir=lower",
+    ];
+    succeeds(&mut place.named("mount.plyfs", &args));
+    assert_eq!(source_and_type(&place).0, "src");
+}
+
+#[test]
+fn mount_8_mounts_an_fstab_line_of_type_fuse_plyfs() {
+    requires!(is_root(), "mount(8) wants root");
+    requires!(
+        Path::new("/sbin/mount.fuse").exists(),
+        "mount.fuse is not installed"
+    );
+    let place = Place::new();
+    std::os::unix::fs::symlink(super::PLYFS, place.path("plyfs")).unwrap();
+    let [lower, merged] = ["lower", "merged"].map(|name| place.path(name).display().to_string());
+    let options = format!("noauto,nofail,_netdev,x-systemd.automount,ro,lowerdir={lower}");
+    fs::write(
+        place.path("fstab"),
+        format!("layers {merged} fuse.plyfs {options} 0 0\n"),
+    )
+    .unwrap();
+    // mount(8) drops PATH, so the program has to be where a shell looks by itself.
+    let script = r#"
+        mount --bind . /usr/local/bin
+        mount -T fstab "$0"
+        cat merged/file
+        grep " $0 " /proc/self/mountinfo | cut -d ' ' -f 6-
+        umount "$0"
+    "#;
+    let output = succeeds(&mut place.program("unshare", ["-m", "sh", "-euc", script, &merged]));
+    // mount.fuse asks for suid and dev on behalf of mount(8), whose defaults they are.
+    let (content, mount) = output.split_at("from the lower".len());
+    assert_eq!(content, "from the lower");
+    assert_contains(mount, "- fuse.plyfs layers ");
+    assert!(mount.starts_with("ro"), "{mount}");
+    assert!(
+        !mount.contains("nosuid") && !mount.contains("nodev"),
+        "{mount}"
+    );
+}

@@ -1,0 +1,1 @@
+//! Layers made to mislead: what they cannot do.

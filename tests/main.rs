@@ -1,0 +1,17 @@
+//! The one integration test binary: the behaviour of the built `plyfs`, seen from outside.
+#![expect(
+    unreachable_pub,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "a test fails by panicking, reports what does not apply to the run, and shares within one crate"
+)]
+
+mod cli;
+mod crash;
+mod hostile;
+mod model;
+mod posix;
+mod support;
+mod tidy;

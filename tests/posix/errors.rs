@@ -1,0 +1,123 @@
+//! A full filesystem, and what it leaves behind.
+
+use rustix::io::Errno;
+
+use crate::support::run::{Privilege, privilege};
+use crate::support::tree::pattern;
+use crate::support::{Fixture, is_root, requires};
+
+const NO_MOUNTS: &str = "an ordinary user cannot mount a small filesystem";
+
+fn errno<T>(result: std::io::Result<T>) -> Option<Errno> {
+    result.err().and_then(|error| Errno::from_io_error(&error))
+}
+
+#[test]
+fn a_copy_up_without_space_is_enospc_and_leaves_nothing() {
+    requires!(privilege() != Privilege::User, NO_MOUNTS);
+    let mut fs = Fixture::new()
+        .lower("big pattern=5000000; small 's'")
+        .upper_on("tmpfs:size=1m")
+        .mount();
+    assert_eq!(
+        errno(
+            std::fs::OpenOptions::new()
+                .append(true)
+                .open(fs.path("big"))
+                .and_then(|mut file| { std::io::Write::write_all(&mut file, b"+") })
+        ),
+        Some(Errno::NOSPC)
+    );
+    assert_eq!(
+        rustix::fs::chmod(fs.path("big"), 0o600.into()),
+        Err(Errno::NOSPC)
+    );
+    fs.assert_merged("big pattern=5000000 0644; small 's'");
+    fs.append("small", "+");
+    fs.write("new", "n");
+    fs.unlink("big");
+    fs.assert_merged("small 's+'; new 'n'");
+    fs.umount();
+    fs.assert_upper("big whiteout; small 's+'; new 'n'");
+    assert!(fs.temporaries().is_empty());
+}
+
+#[test]
+fn a_write_without_space_is_enospc_and_the_file_keeps_what_was_written() {
+    requires!(privilege() != Privilege::User, NO_MOUNTS);
+    let fs = Fixture::new()
+        .lower("f 'x'")
+        .upper_on("tmpfs:size=256k")
+        .mount();
+    assert_eq!(
+        errno(std::fs::write(fs.path("new"), pattern(0, 1_000_000))),
+        Some(Errno::NOSPC)
+    );
+    let written = fs.read("new");
+    assert!(written.len() < 300_000 && written == pattern(0, written.len()));
+    fs.unlink("new");
+    fs.append("f", "+");
+    fs.assert_merged("f 'x+'");
+}
+
+#[test]
+fn creation_without_inodes_is_enospc_and_the_mount_goes_on() {
+    requires!(privilege() != Privilege::User, NO_MOUNTS);
+    let fs = Fixture::new()
+        .lower("f 'x'; d/g 'y'")
+        .upper_on("tmpfs:nr_inodes=20")
+        .mount();
+    let mut made = 0;
+    while let Ok(file) = std::fs::File::create_new(fs.path(format!("new{made}"))) {
+        drop(file);
+        made += 1;
+        assert!(made < 20);
+    }
+    assert_eq!(
+        errno(std::fs::File::create_new(fs.path("more"))),
+        Some(Errno::NOSPC)
+    );
+    assert_eq!(
+        rustix::fs::mkdir(fs.path("more"), 0o755.into()),
+        Err(Errno::NOSPC)
+    );
+    assert_eq!(
+        rustix::fs::chmod(fs.path("d/g"), 0o600.into()),
+        Err(Errno::NOSPC)
+    );
+    assert_eq!(fs.text("d/g"), "y");
+    for number in 0..made {
+        fs.unlink(format!("new{number}"));
+    }
+    fs.append("d/g", "+");
+    fs.assert_merged("f 'x'; d/g 'y+'");
+}
+
+#[test]
+fn an_upper_that_became_read_only_answers_erofs_and_reading_goes_on() {
+    requires!(is_root(), "only root remounts a filesystem read-only");
+    let fs = Fixture::new()
+        .lower("f 'x'")
+        .upper("u 'u'")
+        .upper_on("tmpfs:size=1m")
+        .mount();
+    let rw = fs.aside("rw");
+    crate::support::fixture::run("mount", &["-o", "remount,ro", rw.to_str().unwrap()]);
+    let result = errno(std::fs::write(fs.path("new"), "n"));
+    let reading = (fs.text("f"), fs.text("u"));
+    crate::support::fixture::run("mount", &["-o", "remount,rw", rw.to_str().unwrap()]);
+    assert_eq!(result, Some(Errno::ROFS));
+    assert_eq!(reading, ("x".to_owned(), "u".to_owned()));
+    fs.write("new", "n");
+    fs.assert_merged("f 'x'; u 'u'; new 'n'");
+}
+
+#[test]
+fn a_file_size_limit_of_the_caller_is_efbig() {
+    let fs = Fixture::new().lower("f 'x'").mount();
+    let answer = fs.sh(
+        "(ulimit -f 8; trap '' XFSZ; head -c 100000 /dev/zero > new 2>/dev/null || echo failed)",
+    );
+    assert_eq!(answer, "failed");
+    assert!(fs.stat("new").st_size <= 8192);
+}

@@ -1,0 +1,240 @@
+//! Who may do what. Root sets the scene, threads with other ids act.
+
+use std::fs;
+
+use rustix::fs::{Access, AtFlags, CWD, accessat};
+use rustix::io::Errno;
+
+use crate::support::{Fixture, as_member, as_user, is_root, requires};
+
+const ONE_USER: &str = "needs several users";
+
+fn errno<T>(result: std::io::Result<T>) -> Option<Errno> {
+    result.err().and_then(|error| Errno::from_io_error(&error))
+}
+
+#[test]
+fn modes_and_owners_of_a_lower_are_enforced() {
+    requires!(is_root(), ONE_USER);
+    let fs = Fixture::new()
+        .lower("mine 'm' 0600 owner=1000:1000; secret 's' 0600; open 'o' 0644; group 'g' 0640 owner=0:500")
+        .mount();
+    as_user(1000, || {
+        assert_eq!(fs.text("mine"), "m");
+        assert_eq!(fs.text("open"), "o");
+        assert_eq!(errno(fs::read(fs.path("secret"))), Some(Errno::ACCESS));
+        assert_eq!(errno(fs::write(fs.path("open"), "x")), Some(Errno::ACCESS));
+        assert_eq!(errno(fs::read(fs.path("group"))), Some(Errno::ACCESS));
+    });
+    as_member(1000, 1000, &[500], || assert_eq!(fs.text("group"), "g"));
+    fs.assert_upper("");
+}
+
+#[test]
+fn a_user_changes_an_own_lower_file_whose_directory_is_not_writable() {
+    requires!(is_root(), ONE_USER);
+    let mut fs = Fixture::new()
+        .lower("d/ 0755; d/mine 'm' 0600 owner=1000:1000")
+        .mount();
+    as_user(1000, || {
+        fs.append("d/mine", "+");
+        fs.chmod("d/mine", 0o640);
+        assert_eq!(errno(fs::write(fs.path("d/new"), "")), Some(Errno::ACCESS));
+        assert_eq!(
+            errno(fs::remove_file(fs.path("d/mine"))),
+            Some(Errno::ACCESS)
+        );
+        assert_eq!(
+            errno(fs::rename(fs.path("d/mine"), fs.path("d/x"))),
+            Some(Errno::ACCESS)
+        );
+    });
+    let file = "d/ 0755 owner=0:0; d/mine 'm+' 0640 owner=1000:1000";
+    fs.assert_state(file, file);
+}
+
+#[test]
+fn a_user_creates_in_an_own_lower_directory_and_owns_what_is_made() {
+    requires!(is_root(), ONE_USER);
+    let mut fs = Fixture::new()
+        .lower("home/ 0700 owner=1000:1000; home/x owner=1000:1000")
+        .mount();
+    as_user(1000, || {
+        fs.write("home/f", "f");
+        fs.mkdir("home/d");
+        fs.symlink("f", "home/l");
+        fs.link("home/f", "home/g");
+        fs.rename("home/x", "home/y");
+    });
+    let made = "home/f 'f' owner=1000:1000; home/d/ owner=1000:1000; home/l -> f owner=1000:1000;
+        home/g = home/f; home/y '' owner=1000:1000";
+    let made = made.replace("        ", "");
+    fs.assert_state(
+        &format!("home/ 0700 owner=1000:1000; {made}"),
+        &format!(
+            "home/ 0700; {}; home/x whiteout",
+            made.replace("home/d/", "home/d/ opaque=either")
+        ),
+    );
+}
+
+#[test]
+fn a_user_deletes_files_of_others_in_an_own_directory() {
+    requires!(is_root(), ONE_USER);
+    let mut fs = Fixture::new()
+        .lower("home/ owner=1000:1000; home/roots 'r' 0600; home/d/")
+        .mount();
+    as_user(1000, || {
+        fs.unlink("home/roots");
+        fs.rmdir("home/d");
+    });
+    fs.assert_state(
+        "home/ owner=1000:1000",
+        "home/ owner=1000:1000; home/roots whiteout; home/d whiteout",
+    );
+}
+
+#[test]
+fn the_sticky_bit_protects_files_of_others() {
+    requires!(is_root(), ONE_USER);
+    let fs = Fixture::new()
+        .lower("tmp/ 01777; tmp/roots 'r' 0666; tmp/mine owner=1000:1000")
+        .mount();
+    as_user(1000, || {
+        assert_eq!(rustix::fs::unlink(fs.path("tmp/roots")), Err(Errno::PERM));
+        let result = rustix::fs::rename(fs.path("tmp/roots"), fs.path("tmp/x"));
+        assert_eq!(result, Err(Errno::PERM));
+        fs.append("tmp/roots", "+");
+        fs.unlink("tmp/mine");
+    });
+    fs.assert_merged("tmp/ 1777; tmp/roots 'r+' owner=0:0");
+}
+
+#[test]
+fn a_directory_that_may_not_be_searched_hides_its_content() {
+    requires!(is_root(), ONE_USER);
+    let fs = Fixture::new()
+        .lower("shut/ 0700; shut/f 'f' 0644; list/ 0744; list/f 'f'; pass/ 0711; pass/f 'f'")
+        .mount();
+    as_user(1000, || {
+        assert_eq!(fs.lookup_error("shut/f"), Some(Errno::ACCESS));
+        assert_eq!(errno(fs::read_dir(fs.path("shut"))), Some(Errno::ACCESS));
+        assert_eq!(fs.names("list"), ["f"]);
+        assert_eq!(fs.lookup_error("list/f"), Some(Errno::ACCESS));
+        assert_eq!(fs.text("pass/f"), "f");
+        assert_eq!(errno(fs::read_dir(fs.path("pass"))), Some(Errno::ACCESS));
+    });
+}
+
+#[test]
+fn chmod_chown_and_utimens_need_the_owner() {
+    requires!(is_root(), ONE_USER);
+    let fs = Fixture::new()
+        .lower("roots 'r' 0666; mine 'm' owner=1000:1000")
+        .mount();
+    let uid = |uid| Some(rustix::fs::Uid::from_raw(uid));
+    let gid = |gid| Some(rustix::fs::Gid::from_raw(gid));
+    as_member(1000, 1000, &[500], || {
+        assert_eq!(
+            rustix::fs::chmod(fs.path("roots"), 0o777.into()),
+            Err(Errno::PERM)
+        );
+        assert_eq!(
+            rustix::fs::chown(fs.path("roots"), uid(1000), None),
+            Err(Errno::PERM)
+        );
+        assert_eq!(
+            rustix::fs::chown(fs.path("mine"), uid(1001), None),
+            Err(Errno::PERM)
+        );
+        assert_eq!(
+            rustix::fs::chown(fs.path("mine"), None, gid(501)),
+            Err(Errno::PERM)
+        );
+        rustix::fs::chown(fs.path("mine"), None, gid(500)).unwrap();
+        let time = rustix::fs::Timespec {
+            tv_sec: 1,
+            tv_nsec: 0,
+        };
+        let times = rustix::fs::Timestamps {
+            last_access: time,
+            last_modification: time,
+        };
+        let result = rustix::fs::utimensat(CWD, fs.path("roots"), &times, AtFlags::empty());
+        assert_eq!(result, Err(Errno::PERM));
+    });
+    fs.assert_merged("roots 'r' 0666 owner=0:0; mine 'm' owner=1000:500");
+}
+
+#[test]
+fn user_attributes_need_write_permission_and_trusted_ones_are_invisible() {
+    requires!(is_root(), ONE_USER);
+    let fs = Fixture::new()
+        .lower("roots 'r' 0644 user.k='v' trusted.t='t'; mine owner=1000:1000 trusted.t='t'")
+        .mount();
+    as_user(1000, || {
+        let flags = rustix::fs::XattrFlags::empty();
+        let set = |path, name| rustix::fs::lsetxattr(fs.path(path), name, b"x", flags);
+        assert_eq!(set("roots", "user.k"), Err(Errno::ACCESS));
+        assert_eq!(set("mine", "trusted.t"), Err(Errno::PERM));
+        assert_eq!(set("mine", "user.k"), Ok(()));
+        assert_eq!(
+            crate::support::disk::xattr_names(&fs.path("roots")),
+            ["user.k"]
+        );
+        assert_eq!(fs.xattr("mine", "trusted.t"), None);
+    });
+}
+
+#[test]
+fn root_reads_and_writes_everything() {
+    requires!(is_root(), ONE_USER);
+    let mut fs = Fixture::new()
+        .lower("d/ 0 owner=1000:1000; d/f 'f' 0 owner=1000:1000")
+        .mount();
+    fs.append("d/f", "+");
+    fs.write("d/g", "g");
+    let state = "d/ 0000 owner=1000:1000; d/f 'f+' 0000 owner=1000:1000; d/g 'g' owner=0:0";
+    fs.assert_state(state, state);
+}
+
+#[test]
+fn access_answers_for_the_caller() {
+    requires!(is_root(), ONE_USER);
+    let fs = Fixture::new()
+        .lower("r 0644; x 0755; none 0600; w 0606")
+        .mount();
+    as_user(1000, || {
+        let access = |path, mode| accessat(CWD, fs.path(path), mode, AtFlags::empty());
+        assert_eq!(access("r", Access::READ_OK), Ok(()));
+        assert_eq!(access("r", Access::WRITE_OK), Err(Errno::ACCESS));
+        assert_eq!(access("x", Access::EXEC_OK), Ok(()));
+        assert_eq!(access("r", Access::EXEC_OK), Err(Errno::ACCESS));
+        assert_eq!(access("none", Access::EXISTS), Ok(()));
+        assert_eq!(access("none", Access::READ_OK), Err(Errno::ACCESS));
+        assert_eq!(access("w", Access::WRITE_OK), Ok(()));
+    });
+    fs.assert_upper("");
+}
+
+#[test]
+fn a_file_without_execute_permission_is_not_run() {
+    let fs = Fixture::new()
+        .lower("run 0644 '#!/bin/sh\necho ran'")
+        .mount();
+    assert_eq!(fs.sh("./run 2>/dev/null || echo refused"), "refused");
+    fs.chmod("run", 0o755);
+    assert_eq!(fs.sh("./run"), "ran");
+}
+
+#[test]
+fn an_own_file_of_mode_0000_is_unreadable_for_its_owner_and_can_be_opened_up() {
+    requires!(is_root(), ONE_USER);
+    let mut fs = Fixture::new().lower("f 'f' 0 owner=1000:1000").mount();
+    as_user(1000, || {
+        assert_eq!(errno(fs::read(fs.path("f"))), Some(Errno::ACCESS));
+        fs.chmod("f", 0o600);
+        assert_eq!(fs.text("f"), "f");
+    });
+    fs.assert_state("f 'f' 0600 owner=1000:1000", "f 'f' 0600 owner=1000:1000");
+}
