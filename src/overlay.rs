@@ -35,6 +35,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use parking_lot::RwLock;
 use rustix::io::Result;
+use smallvec::SmallVec;
 
 pub use options::Options;
 
@@ -43,6 +44,7 @@ use crate::layer::attr::{Attr, Kind};
 use crate::layer::error::{Cause, SetupError};
 use crate::layer::fd::Fds;
 use crate::layer::handle::HandleSpace;
+use crate::layer::lower::LowerDir;
 use crate::layer::mark::Marks;
 use crate::layer::stack::Stack;
 use counters::Counters;
@@ -194,7 +196,7 @@ fn root_node(stack: &Stack) -> Result<Node> {
     };
     let state = DirState {
         in_upper: stack.upper.is_some(),
-        lowers: stack.roots.iter().cloned().collect(),
+        lowers: merged_roots(stack)?,
         impure: marks.impure,
         default_acl: marks.default_acl,
         ..DirState::default()
@@ -204,6 +206,18 @@ fn root_node(stack: &Stack) -> Result<Node> {
     }
     let dir = Dir::new(state, None, stack.dir_fds.slot());
     Ok(Node::new(ROOT, 0, Kind::Directory, State::new(attr, Real::Directory), Some(dir)))
+}
+
+/// Roots of the lowers down to the first that is opaque.
+fn merged_roots(stack: &Stack) -> Result<SmallVec<[Arc<LowerDir>; 1]>> {
+    let mut roots = SmallVec::new();
+    for root in &stack.roots {
+        roots.push(Arc::clone(root));
+        if root.read_self(Marks::read)?.opaque {
+            break;
+        }
+    }
+    Ok(roots)
 }
 
 /// Each filesystem of the lowers whose handles tell their device: not those shared by several devices.

@@ -45,7 +45,7 @@ impl Name {
     pub(super) fn defaults(self) -> Defaults {
         Defaults {
             root: rustix::process::geteuid().is_root(),
-            dev: self == Self::MountHelper,
+            dev: self != Self::FuseOverlayfs,
             source: if self == Self::FuseOverlayfs {
                 "fuse-overlayfs"
             } else {

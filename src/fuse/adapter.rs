@@ -625,9 +625,9 @@ impl Filesystem for Adapter {
         reply_xattr(reply, size, answer);
     }
 
-    fn listxattr(&self, _req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
+    fn listxattr(&self, req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
         let _timer = self.begin(Op::Listxattr);
-        reply_xattr(reply, size, guarded(|| self.overlay.list_xattr(ino.0)));
+        reply_xattr(reply, size, guarded(|| self.overlay.list_xattr(ino.0, &convert::caller(req, 0))));
     }
 
     fn removexattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {

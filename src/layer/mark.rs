@@ -8,6 +8,7 @@
 //! | data is in a lower file | xattr `overlay.metacopy`, with `overlay.redirect` if the path differs | xattr |
 //! | copied up from | xattr `overlay.origin`: a file handle (`super::handle`) | xattr |
 //! | names of an indexed inode | xattr `overlay.nlink`: `U+N`, `U-N` relative to the upper inode, `L+N`, `L-N` to the lower | `U` form |
+//! | ... counted from | xattr `overlay.lower_nlink`: link count of the lower inode, decimal; not of the kernel's | xattr |
 //! | holds copied-up entries | xattr `overlay.impure=y` | xattr |
 //!
 //! `overlay.` stands for `trusted.overlay.` and `user.overlay.`; both are read, the first wins. Sources of the
@@ -60,6 +61,8 @@ pub enum Mark {
     Impure,
     /// Union link count of an indexed inode.
     Nlink,
+    /// Link count of the lower inode an indexed one came from; ours, the kernel ignores it.
+    LowerNlink,
 }
 
 impl Mark {
@@ -72,6 +75,8 @@ impl Mark {
             (Prefix::Trusted, Self::Origin) => c"trusted.overlay.origin",
             (Prefix::Trusted, Self::Impure) => c"trusted.overlay.impure",
             (Prefix::Trusted, Self::Nlink) => c"trusted.overlay.nlink",
+            (Prefix::Trusted, Self::LowerNlink) => c"trusted.overlay.lower_nlink",
+            (Prefix::User, Self::LowerNlink) => c"user.overlay.lower_nlink",
             (Prefix::User, Self::Opaque) => c"user.overlay.opaque",
             (Prefix::User, Self::Redirect) => c"user.overlay.redirect",
             (Prefix::User, Self::Metacopy) => c"user.overlay.metacopy",
@@ -167,6 +172,8 @@ pub struct Marks {
     pub origin: Option<Vec<u8>>,
     /// `overlay.nlink`.
     pub nlink: Option<NlinkMark>,
+    /// `overlay.lower_nlink`.
+    pub lower_nlink: Option<u32>,
     /// A default POSIX ACL is present.
     pub default_acl: bool,
 }
@@ -212,6 +219,9 @@ impl Marks {
             b"redirect" => self.redirect = Some(Redirect::parse(&value)?),
             b"origin" if rank < 2 => self.origin = Some(value),
             b"nlink" => self.nlink = NlinkMark::parse(&value),
+            b"lower_nlink" => {
+                self.lower_nlink = std::str::from_utf8(&value).ok().and_then(|n| n.parse().ok());
+            }
             _ => {}
         }
         Ok(())

@@ -112,16 +112,14 @@ impl Stack {
         let mut path = path.to_vec();
         for root in self.roots.iter().skip(from) {
             match walk(root, &path)? {
-                Step::Missing => {}
+                Step::Missing { next } => path = next.unwrap_or(path),
                 Step::Stop => break,
                 Step::Found { dir, last, next } => {
                     found.push(dir);
                     if last {
                         break;
                     }
-                    if let Some(next) = next {
-                        path = next;
-                    }
+                    path = next.unwrap_or(path);
                 }
             }
         }
@@ -134,11 +132,20 @@ impl Stack {
         let mut path = path.to_vec();
         for root in self.roots.iter().skip(from) {
             let Some((name, parents)) = path.split_last() else { break };
-            let dir = match walk(root, parents)? {
-                Step::Missing => continue,
-                Step::Stop => break,
-                Step::Found { dir, .. } => dir,
+            let name = name.clone();
+            let with_name = |mut parents: Vec<OwnedName>| {
+                parents.push(name.clone());
+                parents
             };
+            let (dir, below) = match walk(root, parents)? {
+                Step::Missing { next } => {
+                    path = next.map_or(path, with_name);
+                    continue;
+                }
+                Step::Stop => break,
+                Step::Found { dir, next, .. } => (dir, next.map(with_name)),
+            };
+            path = below.unwrap_or(path);
             let attr = match dir.stat(name.get()) {
                 Err(Errno::NOENT) if dir.has_aufs_whiteout(name.get()) => break,
                 Err(Errno::NOENT) => continue,
@@ -149,7 +156,7 @@ impl Stack {
             }
             let marks = dir.marks(name.get())?;
             if !marks.metacopy {
-                return Ok(LowerFile { dir, name: name.clone() });
+                return Ok(LowerFile { dir, name });
             }
             if let Some(redirect) = marks.redirect {
                 path = redirected(&path, redirect);
@@ -159,10 +166,22 @@ impl Stack {
     }
 }
 
+impl Stack {
+    /// The path of a lower directory in the layers below its own: redirects of its layer lead there.
+    pub fn path_below(&self, dir: &LowerDir) -> Result<Vec<OwnedName>, Errno> {
+        let path = dir.path();
+        let root = self.roots.get(dir.lower().position).ok_or(Errno::IO)?;
+        match walk(root, &path)? {
+            Step::Found { next: Some(next), .. } => Ok(next),
+            _ => Ok(path),
+        }
+    }
+}
+
 /// What one layer has at a path.
 enum Step {
-    /// Nothing; lower layers may.
-    Missing,
+    /// Nothing; lower layers may, at the path `next` if a redirect was met on the way.
+    Missing { next: Option<Vec<OwnedName>> },
     /// A whiteout, non-directory or opaque ancestor: lower layers are hidden.
     Stop,
     /// A directory. `last`: it hides what is below; `next`: its path in the layers below.
@@ -189,8 +208,14 @@ fn walk(root: &Arc<LowerDir>, path: &[OwnedName]) -> Result<Step, Errno> {
     for (depth, name) in path.iter().enumerate() {
         let attr = match dir.stat(name.get()) {
             Err(Errno::NOENT) => {
-                let hidden = last || dir.has_aufs_whiteout(name.get());
-                return Ok(if hidden { Step::Stop } else { Step::Missing });
+                if last || dir.has_aufs_whiteout(name.get()) {
+                    return Ok(Step::Stop);
+                }
+                let next = next.map(|mut next| {
+                    next.extend_from_slice(&path[depth..]);
+                    next
+                });
+                return Ok(Step::Missing { next });
             }
             other => other?,
         };

@@ -15,7 +15,7 @@ use super::attr::{Attr, Kind};
 use super::fd::Fds;
 use super::handle::HandleSpace;
 use super::lower::{self, Listed};
-use super::mark::{self, Mark, Prefix};
+use super::mark::{self, Mark, Marks, Prefix};
 use super::name::{Name, OwnedName};
 use super::override_stat::Override;
 use super::stack::Durability;
@@ -267,12 +267,21 @@ impl Upper {
                 Ok(()) => {}
             }
         }
-        if is_whiteout_device(At::Entry(dir, name))? { self.unlink(dir, name) } else { Ok(()) }
+        if self.is_whiteout(dir, name)? { self.unlink(dir, name) } else { Ok(()) }
     }
 
-    /// Whether the name itself is taken by a whiteout device, which a new object must replace.
-    pub fn has_whiteout_device(&self, dir: BorrowedFd<'_>, name: Name<'_>) -> Result<bool> {
-        is_whiteout_device(At::Entry(dir, name))
+    /// Whether the name itself is taken by a whiteout (a device, or a file with the xattr), which a new object must
+    /// replace.
+    pub fn is_whiteout(&self, dir: BorrowedFd<'_>, name: Name<'_>) -> Result<bool> {
+        let at = At::Entry(dir, name);
+        match at.stat() {
+            Ok(attr) if mark::is_whiteout(&attr) => Ok(true),
+            Ok(attr) if attr.kind == Kind::File && attr.size == 0 => {
+                Marks::read(at).map(|marks| marks.whiteout)
+            }
+            Ok(_) | Err(Errno::NOENT) => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 
     /// Runs `link` with the shared whiteout, renewing that when it has too many links.
@@ -365,7 +374,7 @@ impl Upper {
     /// Writes everything to disk at the end of a mount and takes the volatile marker away.
     pub fn finish(&self) -> Result<()> {
         if self.durability == Durability::Volatile {
-            let [outer, inner] = VOLATILE_PATH;
+            let [outer, inner] = workdir::VOLATILE;
             let temp = &self.workdir.temp;
             rustix::fs::syncfs(temp)?;
             rustix::fs::unlinkat(temp, format!("{outer}/{inner}"), AtFlags::REMOVEDIR)?;
@@ -378,12 +387,3 @@ impl Upper {
     }
 }
 
-use super::workdir::VOLATILE as VOLATILE_PATH;
-
-fn is_whiteout_device(at: At<'_>) -> Result<bool> {
-    match at.stat() {
-        Ok(attr) => Ok(mark::is_whiteout(&attr)),
-        Err(Errno::NOENT) => Ok(false),
-        Err(error) => Err(error),
-    }
-}

@@ -102,10 +102,7 @@ impl Overlay {
             self.clear_suid(&node, true)?;
         }
         if changes.atime.is_some() || changes.mtime.is_some() {
-            at.set_times(&Timestamps {
-                last_access: timespec(changes.atime),
-                last_modification: timespec(changes.mtime),
-            })?;
+            at.set_times(&times(changes.atime, changes.mtime))?;
         }
         node.stale();
         self.attr(&node).map(|attr| self.show(&node, attr))
@@ -146,7 +143,7 @@ impl Overlay {
 
     /// Clears suid, and sgid of an executable, as a write by an unprivileged caller must.
     pub(super) fn clear_suid(&self, node: &Arc<Node>, wanted: bool) -> Result<()> {
-        if !wanted || node.kind != Kind::File {
+        if !wanted || matches!(node.kind, Kind::Directory | Kind::Symlink) {
             return Ok(());
         }
         let upper = self.upper()?;
@@ -179,6 +176,11 @@ impl Overlay {
 pub(super) fn without_suid(mode: u16) -> u16 {
     let cleared = mode & !0o4000;
     if mode & 0o2010 == 0o2010 { cleared & !0o2000 } else { cleared }
+}
+
+/// Times for the system; `None` leaves one as it is.
+pub(super) fn times(atime: Option<SetTime>, mtime: Option<SetTime>) -> Timestamps {
+    Timestamps { last_access: timespec(atime), last_modification: timespec(mtime) }
 }
 
 fn timespec(time: Option<SetTime>) -> Timespec {

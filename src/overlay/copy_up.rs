@@ -21,6 +21,7 @@ use rustix::fs::OFlags;
 use rustix::io::{Errno, Result};
 
 use super::Overlay;
+use super::attr::{SetTime, times};
 use super::index::Source;
 use super::node::{Alias, DirState, Node, ROOT, Real};
 use super::place::Place;
@@ -133,6 +134,7 @@ impl Overlay {
     fn stage_copy(&self, file: &LowerFile, data: Data) -> Result<Copy<'_>> {
         let upper = self.upper()?;
         let lower = file.stat()?;
+        let cut = lower.kind == Kind::File && matches!(data, Data::UpTo(size) if size != lower.size);
         let (staged, fd, data) = match lower.kind {
             Kind::File => self.stage_content(file, &lower, data)?,
             Kind::Symlink => {
@@ -144,6 +146,10 @@ impl Overlay {
         let place = Place::Lower(file.clone());
         let origin = file.origin()?;
         self.copy_metadata(&place, &lower, staged.at(), origin.as_deref())?;
+        if cut {
+            // What appears is a truncated file already, and a truncation is a change.
+            staged.at().set_times(&times(None, Some(SetTime::Now)))?;
+        }
         self.counters.count(&self.counters.copy_ups);
         if let Some(fd) = &fd
             && (data.is_none() || upper.durability == Durability::Strict)
@@ -232,6 +238,7 @@ impl Overlay {
         let parent_attr = upper.stat(upper.pinned(parent_fd.as_fd()).read())?;
         let name = alias.name.get();
         let Copy { staged, fd, data, lower, origin } = copy;
+        let attr = upper.stat(staged.at().read())?;
         let index_as = match (&self.index_fd, &origin) {
             (Some(_), Some(origin)) if lower.nlink > 1 => {
                 Some(Name::from_bytes(&index_name(origin))?.to_owned())
@@ -256,7 +263,7 @@ impl Overlay {
         }
         alias.parent.stale();
         drop(state);
-        self.moved_up(node, real, fd, data);
+        self.moved_up(node, real, attr, fd, data);
         Ok(())
     }
 
@@ -275,6 +282,8 @@ impl Overlay {
         let offset = i32::try_from(i64::from(union) - i64::from(lower.nlink)).unwrap_or(0);
         let mark = NlinkMark::Lower(offset).encode();
         upper.set_mark(staged.at(), Mark::Nlink, mark.as_bytes())?;
+        let count = lower.nlink.to_string();
+        upper.set_mark(staged.at(), Mark::LowerNlink, count.as_bytes())?;
         staged.publish(index.as_fd(), entry.get())?;
         self.index_used.store(true, Ordering::Relaxed);
         upper.link(upper.at(index.as_fd(), entry.get()).read(), dir, name)?;
@@ -309,20 +318,29 @@ impl Overlay {
         copy_times(&parent_attr, upper.pinned(parent_fd.as_fd()))?;
         node.stale();
         alias.parent.stale();
-        Ok(())
+        drop(state);
+        self.store_nlink(node)
     }
 
     /// Copies up an inode that has no name any more: it lives on without one.
     fn adopt_unlinked(&self, node: &Arc<Node>, copy: Copy<'_>) -> Result<()> {
         let pinned = copy.staged.at().read().pin()?;
+        let attr = self.upper()?.stat(copy.staged.at().read())?;
         let Copy { staged, fd, data, .. } = copy;
         drop(staged);
-        self.moved_up(node, Real::Pinned(Arc::new(pinned)), fd, data);
+        self.moved_up(node, Real::Pinned(Arc::new(pinned)), attr, fd, data);
         Ok(())
     }
 
     /// The node is in the upper from now on.
-    fn moved_up(&self, node: &Node, real: Real, fd: Option<OwnedFd>, data: Option<LowerFile>) {
+    fn moved_up(
+        &self,
+        node: &Node,
+        real: Real,
+        attr: Attr,
+        fd: Option<OwnedFd>,
+        data: Option<LowerFile>,
+    ) {
         let slot = fd.filter(|_| data.is_none()).map(|fd| {
             let slot = self.file_fds.slot();
             self.file_fds.put(&slot, fd);
@@ -330,6 +348,8 @@ impl Overlay {
         });
         let mut state = node.state();
         state.real = real;
+        // What identifies the object from now on; the rest is read again.
+        state.attr = attr;
         state.data = data.map(Box::new);
         state.io = slot;
         state.stale();

@@ -146,7 +146,7 @@ impl Overlay {
             || upper.override_name.is_some()
             || (over_whiteout && kind == Kind::Directory)
             || upper.durability == Durability::Strict
-            || (over_whiteout && upper.has_whiteout_device(dir, name)?);
+            || (over_whiteout && upper.is_whiteout(dir, name)?);
         Ok(Plan { mode, uid, gid, over_whiteout, staged })
     }
 
@@ -189,7 +189,7 @@ impl Overlay {
         upper.set_owner_and_mode(staged.at(), &Attr { mode, ..owned }, &now)?;
         if kind == Kind::Directory && plan.over_whiteout {
             upper.set_opaque(staged.at())?;
-            if upper.has_whiteout_device(dir, name)? {
+            if upper.is_whiteout(dir, name)? {
                 staged.publish_over(dir, name)?;
                 return Ok(file);
             }
@@ -257,7 +257,7 @@ impl Overlay {
         self.store_nlink(&node)?;
         let over_whiteout =
             state.index.find(name).is_some_and(|entry| entry.source == Source::Whiteout);
-        if over_whiteout && upper.has_whiteout_device(fd.as_fd(), name)? {
+        if over_whiteout && upper.is_whiteout(fd.as_fd(), name)? {
             upper.stage_link(held.read())?.publish(fd.as_fd(), name)?;
         } else {
             upper.link(held.read(), fd.as_fd(), name)?;

@@ -73,7 +73,8 @@ impl Overlay {
         Ok(Some(Resolved::file(number, state)))
     }
 
-    /// Writes the union's link count before the upper inode gains or loses a name together with the union.
+    /// Writes the union's link count, relative to the upper inode: before that gains or loses a name together with the
+    /// union, or after it gained one that the union had already.
     pub(super) fn store_nlink(&self, node: &Arc<Node>) -> Result<()> {
         let Some(union) = node.state().union_nlink else { return Ok(()) };
         let upper = self.upper()?;

@@ -181,6 +181,9 @@ impl Overlay {
         }
         if attr.nlink > 1 && let Some(origin) = &marks.origin {
             let lower_nlink = || {
+                if marks.lower_nlink.is_some() {
+                    return marks.lower_nlink;
+                }
                 let lower = state.lowers.iter().find_map(|dir| dir.stat(entry.name.get()).ok())?;
                 ((lower.dev, lower.ino) == (dev, ino)).then_some(lower.nlink)
             };
@@ -333,7 +336,7 @@ impl Overlay {
         if !marks.metacopy {
             return Ok(file.clone());
         }
-        let mut path = file.dir.path();
+        let mut path = self.stack.path_below(&file.dir)?;
         path.push(file.name.clone());
         if let Some(redirect) = marks.redirect {
             path = redirected(&path, redirect);
@@ -358,7 +361,8 @@ impl Overlay {
         let kind = state.attr.kind;
         let (dev, ino) = (state.attr.dev, state.attr.ino);
         let lower = matches!(state.real, Real::Lower(_));
-        let links = state.attr.nlink > 1
+        let indexed = matches!(state.real, Real::Indexed(_));
+        let links = (state.attr.nlink > 1 || indexed)
             && kind != Kind::Directory
             && (!lower || self.keeps_links());
         state.aliases.push(alias.clone());

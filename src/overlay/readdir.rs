@@ -142,9 +142,12 @@ impl Overlay {
         if state.in_upper {
             let fd = self.upper_dir(node)?;
             let upper = self.upper()?;
-            let raw = RawListing::read(&mut |each| upper.list(fd.as_fd(), each), |name| {
+            let mut raw = RawListing::read(&mut |each| upper.list(fd.as_fd(), each), |name| {
                 At::Entry(fd.as_fd(), name).stat()
             })?;
+            if Marks::read(At::Pinned(fd.as_fd()))?.xattr_whiteouts {
+                raw.find_xattr_whiteouts(|name| upper.is_whiteout(fd.as_fd(), name))?;
+            }
             state.opaque |= raw.opaque;
             merge.add_upper(raw);
         }
@@ -155,8 +158,10 @@ impl Overlay {
             let dir = Arc::clone(&state.lowers[position]);
             let mut raw = list_lower(&dir)?;
             let opaque = raw.opaque;
-            if raw.may_hold_xattr_whiteouts {
-                raw.find_xattr_whiteouts(&dir)?;
+            if dir.read_self(Marks::read)?.xattr_whiteouts {
+                raw.find_xattr_whiteouts(|name| {
+                    Ok(dir.stat(name)?.size == 0 && dir.marks(name)?.whiteout)
+                })?;
             }
             merge.add_lower(raw, u16::try_from(position).map_err(|_| Errno::OVERFLOW)?);
             if opaque {
@@ -173,9 +178,7 @@ impl Overlay {
 }
 
 fn list_lower(dir: &Arc<LowerDir>) -> Result<RawListing> {
-    let mut raw = RawListing::read(&mut |each| dir.list(each), |name| dir.stat(name))?;
-    raw.may_hold_xattr_whiteouts = dir.read_self(Marks::read)?.xattr_whiteouts;
-    Ok(raw)
+    RawListing::read(&mut |each| dir.list(each), |name| dir.stat(name))
 }
 
 /// What one layer has in a directory, marks told apart from names.
@@ -186,7 +189,6 @@ struct RawListing {
     /// Names that `.wh.` files delete in the layers below.
     hidden: Vec<OwnedName>,
     opaque: bool,
-    may_hold_xattr_whiteouts: bool,
 }
 
 type Lister<'a> = dyn FnMut(&mut dyn FnMut(Listed<'_>) -> Result<()>) -> Result<()> + 'a;
@@ -219,10 +221,10 @@ impl RawListing {
     }
 
     /// Marks empty files that carry the whiteout xattr.
-    fn find_xattr_whiteouts(&mut self, dir: &LowerDir) -> Result<()> {
+    fn find_xattr_whiteouts(&mut self, is: impl Fn(Name<'_>) -> Result<bool>) -> Result<()> {
         for (name, kind, whiteout) in &mut self.names {
-            if *kind == Kind::File && dir.stat(name.get())?.size == 0 {
-                *whiteout |= dir.marks(name.get())?.whiteout;
+            if *kind == Kind::File {
+                *whiteout = is(name.get())?;
             }
         }
         Ok(())

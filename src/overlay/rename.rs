@@ -184,7 +184,7 @@ impl Overlay {
         }
         let target = dirs.target().index.find(new.name).map(|entry| (entry.source, entry.below));
         let below_target = target.is_some_and(|(_, below)| below);
-        self.mark_moved(node, below_target, upper, &from, old)?;
+        self.mark_moved(node, below_target, upper, &from, (old, new))?;
         let impure = dirs.source().impure;
         if impure || hides {
             self.mark_impure(dirs.target(), upper.pinned(to.as_fd()))?;
@@ -237,8 +237,8 @@ impl Overlay {
         if source_one != Source::Upper || source_two != Source::Upper {
             return Err(Errno::STALE);
         }
-        self.mark_moved(one, below_two, upper, &from, old)?;
-        self.mark_moved(two, below_one, upper, &to, new)?;
+        self.mark_moved(one, below_two, upper, &from, (old, new))?;
+        self.mark_moved(two, below_one, upper, &to, (new, old))?;
         let impure = dirs.source().impure || dirs.target().impure || below_one || below_two;
         if impure {
             self.mark_impure(dirs.source(), upper.pinned(from.as_fd()))?;
@@ -266,7 +266,7 @@ impl Overlay {
         below_target: bool,
         upper: &Upper,
         dir: &Arc<OwnedFd>,
-        end: End<'_>,
+        (end, other): (End<'_>, End<'_>),
     ) -> Result<()> {
         let at = upper.at(dir.as_fd(), end.name);
         let data = node.state().data.clone();
@@ -283,10 +283,14 @@ impl Overlay {
             return Ok(());
         }
         let present = own.redirect();
-        if matches!(present, Some(Redirect::Absolute(_))) {
-            return Ok(());
-        }
-        let redirect = path_below(end, present.as_ref());
+        // A redirect stays true wherever the directory goes, one to a sibling while it stays with its parent.
+        let same_parent = Arc::ptr_eq(end.parent, other.parent);
+        let redirect = match present {
+            Some(Redirect::Absolute(_)) => return Ok(()),
+            Some(Redirect::Sibling(_)) if same_parent => return Ok(()),
+            None if same_parent => Redirect::Sibling(end.name.to_owned()),
+            present => path_below(end, present.as_ref()),
+        };
         upper.set_mark(at, Mark::Redirect, &redirect.encode())?;
         own.set_redirect(redirect);
         Ok(())
@@ -324,7 +328,7 @@ impl Overlay {
         is_dir: bool,
     ) -> Result<()> {
         let (source, target) = ((from.as_fd(), old), (to.as_fd(), new));
-        let device = over_whiteout && upper.has_whiteout_device(to.as_fd(), new)?;
+        let device = over_whiteout && upper.is_whiteout(to.as_fd(), new)?;
         if device && (hides || is_dir) && upper.whiteouts == WhiteoutForm::Device {
             // The whiteout at the new name becomes that at the old one.
             upper.rename(source, target, true)?;

@@ -5,9 +5,9 @@ use std::ffi::{CStr, CString};
 use rustix::fs::XattrFlags;
 use rustix::io::{Errno, Result};
 
-use super::Overlay;
 use super::copy_up::Data;
 use super::place::Place;
+use super::{Caller, Overlay};
 use crate::layer::at::split_names;
 use crate::layer::mark::{xattr_on_disk, xattr_visible};
 use crate::layer::override_stat;
@@ -35,14 +35,16 @@ impl Overlay {
     }
 
     /// Names of the xattrs a user of the mount may see, each ended by NUL.
-    pub fn list_xattr(&self, ino: u64) -> Result<Vec<u8>> {
+    /// `trusted.` ones are for root only.
+    pub fn list_xattr(&self, ino: u64, caller: &Caller) -> Result<Vec<u8>> {
         let _names = self.names.read();
         let node = self.node(ino)?;
         let place = self.place(&node)?;
         let names = place.read(|at| at.xattr_names())?;
         let mut visible = Vec::with_capacity(names.len());
         for name in split_names(&names) {
-            if self.is_override(name) {
+            let forbidden = caller.uid != 0 && name.starts_with(b"trusted.");
+            if forbidden || self.is_override(name) {
                 continue;
             }
             if let Some(name) = xattr_visible(name) {

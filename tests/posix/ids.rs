@@ -14,8 +14,8 @@ fn id_mapping_shows_mapped_owners_and_writes_the_real_ones() {
     // 0 and up in the view are 100000 and up on disk.
     let mut fs = Fixture::new()
         .lower("root 'r' owner=100000:200000; user 'u' owner=101000:201000; out 'o' owner=5:5")
-        .option("uidmapping=0:100000:65536")
-        .option("gidmapping=0:200000:65536")
+        .option("uidmapping=100000:0:65536")
+        .option("gidmapping=200000:0:65536")
         .not_for_the_kernel()
         .mount();
     fs.assert_merged("root 'r' owner=0:0; user 'u' owner=1000:1000; out 'o' owner=65534:65534");
@@ -34,8 +34,8 @@ fn id_mapping_decides_who_may_write() {
     requires!(is_root(), ONLY_ROOT);
     let mut fs = Fixture::new()
         .lower("home/ 0700 owner=101000:101000; home/f 'x' owner=101000:101000")
-        .option("uidmapping=0:100000:65536")
-        .option("gidmapping=0:100000:65536")
+        .option("uidmapping=100000:0:65536")
+        .option("gidmapping=100000:0:65536")
         .not_for_the_kernel()
         .mount();
     as_user(1000, || {

@@ -330,7 +330,8 @@ impl Mounted {
             &expected,
             &without_root(&read(view.path(), View::Merged), merged),
         );
-        unmount(view.path(), UnmountFlags::empty()).unwrap();
+        // A process another test is just starting may still hold a descriptor of ours for a moment.
+        unmount(view.path(), UnmountFlags::DETACH).unwrap();
         if let Err(diff) = result {
             panic!("what the kernel sees with this upper:\n{diff}");
         }
