@@ -18,7 +18,6 @@ seed=${SEED:-4711}
 # Many programs look for their scratch space in TMPDIR: there, not in the view.
 work=$(mktemp -d "${PLYFS_TEST_DIR:-/var/tmp}/ply.XXXXXX")
 chmod 755 "$work"
-mounted=()
 trap cleanup EXIT
 trap 'exit 130' INT TERM
 
@@ -40,15 +39,12 @@ mount_union() {
         "$plyfs" mount -o "lowerdir=$lowers,upperdir=$upper,workdir=$workdir" --log "$work/plyfs.log" "$mnt" ;;
     *) die "unknown file system '$5': plyfs or kernel" ;;
     esac
-    mounted+=("$mnt")
+    mountpoint -q "$mnt" || die "$5 said it mounted $mnt and did not"
 }
 
 # umount_union MNT FS: fails when the mount is busy or when a request panicked on the way.
 umount_union() {
-    local mnt=$1 kept=() each
-    if [[ $2 == plyfs ]]; then "$plyfs" umount "$mnt"; else umount "$mnt"; fi
-    for each in "${mounted[@]}"; do [[ $each == "$mnt" ]] || kept+=("$each"); done
-    mounted=("${kept[@]}")
+    if [[ $2 == plyfs ]]; then "$plyfs" umount "$1"; else umount "$1"; fi
     if grep -qs panicked "$work/plyfs.log"; then
         cat "$work/plyfs.log" >&2
         die "a request panicked"

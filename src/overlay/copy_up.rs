@@ -31,7 +31,7 @@ use crate::layer::copy::{copy_data, copy_times, copy_xattrs};
 use crate::layer::handle::index_name;
 use crate::layer::io;
 use crate::layer::lower::LowerFile;
-use crate::layer::mark::{Mark, NlinkMark, Redirect};
+use crate::layer::mark::{Mark, NlinkMark};
 use crate::layer::name::{Name, OwnedName};
 use crate::layer::stack::Durability;
 use crate::layer::workdir::Staged;
@@ -171,9 +171,6 @@ impl Overlay {
         if data == Data::Later && self.options.metacopy && upper.prefix.is_some() {
             io::truncate(&fd, lower.size)?;
             upper.set_mark(staged.at(), Mark::Metacopy, b"")?;
-            if let Some(path) = self.redirect_of_data(file, &content) {
-                upper.set_mark(staged.at(), Mark::Redirect, &path.encode())?;
-            }
             return Ok((staged, Some(fd), Some(content)));
         }
         let size = match data {
@@ -221,12 +218,6 @@ impl Overlay {
         let now = to.read().stat()?;
         upper.set_owner_and_mode(to, lower, &now)?;
         copy_times(lower, to)
-    }
-
-    /// The redirect a metacopy needs if its data is not at its own path in the layers below.
-    fn redirect_of_data(&self, file: &LowerFile, content: &LowerFile) -> Option<Redirect> {
-        let same = Arc::ptr_eq(&file.dir, &content.dir) && file.name == content.name;
-        (!same).then(|| data_path(content))
     }
 
     /// Publishes a staged copy at `alias`, whose parent is in the upper.
@@ -472,11 +463,4 @@ impl Overlay {
         alias.parent.stale();
         Ok(())
     }
-}
-
-/// The redirect to the data of a metacopy file: its path in the layers below.
-pub(super) fn data_path(content: &LowerFile) -> Redirect {
-    let mut path = content.dir.path();
-    path.push(content.name.clone());
-    Redirect::Absolute(path)
 }

@@ -5,15 +5,16 @@ use std::sync::Arc;
 
 use rustix::io::{Errno, Result};
 
-use super::copy_up::{Data, data_path};
+use super::copy_up::Data;
 use super::index::{Index, Source};
 use super::lookup::Resolved;
 use super::node::{Alias, DirState, Node, Real, State};
+use super::rename::keep_data_path;
 use super::{Caller, Found, Overlay};
 use crate::layer::acl;
 use crate::layer::at::At;
 use crate::layer::attr::{Attr, Kind};
-use crate::layer::mark::{self, Mark, Marks};
+use crate::layer::mark::{self, Marks};
 use crate::layer::name::Name;
 use crate::layer::stack::Durability;
 use crate::layer::upper::Upper;
@@ -113,6 +114,8 @@ impl Overlay {
         if state.dead {
             return Err(Errno::NOENT);
         }
+        // Whether a whiteout stands in the way is known from a complete index only.
+        self.complete_index(parent, state)?;
         if self.child(parent, state, name)?.is_some() {
             return Err(Errno::EXIST);
         }
@@ -249,10 +252,12 @@ impl Overlay {
         if origin.is_some() {
             self.mark_impure(&mut state, upper.pinned(fd.as_fd()))?;
         }
-        let data = node.state().data.clone();
-        if let Some(data) = data {
-            let redirect = data_path(&data).encode();
-            upper.set_mark(held.change(upper), Mark::Redirect, &redirect)?;
+        let known_as = {
+            let node_state = node.state();
+            node_state.aliases.first().filter(|_| node_state.data.is_some()).cloned()
+        };
+        if let Some(alias) = known_as {
+            keep_data_path(upper, held.change(upper), &alias.parent, alias.name.get())?;
         }
         self.store_nlink(&node)?;
         let over_whiteout =

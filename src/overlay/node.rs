@@ -10,7 +10,7 @@
 use std::collections::VecDeque;
 use std::collections::hash_map::Entry;
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use parking_lot::{Mutex, MutexGuard};
 use rustc_hash::FxHashMap;
@@ -99,12 +99,30 @@ pub struct Dir {
     pub upper: Arc<FdSlot>,
     /// Its redirect, as written in the upper. A leaf lock.
     redirect: Mutex<Option<Box<Redirect>>>,
+    /// Descriptor of a directory that has no name any more, for those who still have it open.
+    pinned: OnceLock<Arc<OwnedFd>>,
 }
 
 impl Dir {
     /// A directory made of `state`.
     pub fn new(state: DirState, redirect: Option<Redirect>, upper: Arc<FdSlot>) -> Self {
-        Self { state: Mutex::new(state), upper, redirect: Mutex::new(redirect.map(Box::new)) }
+        Self {
+            state: Mutex::new(state),
+            upper,
+            redirect: Mutex::new(redirect.map(Box::new)),
+            pinned: OnceLock::new(),
+        }
+    }
+
+    /// Keeps `fd` for the rest of the directory's life: it is about to lose its name.
+    pub fn pin(&self, fd: Arc<OwnedFd>) {
+        // A second rmdir of the same directory cannot be.
+        self.pinned.get_or_init(|| fd);
+    }
+
+    /// What [`Dir::pin`] kept.
+    pub fn pinned(&self) -> Option<&Arc<OwnedFd>> {
+        self.pinned.get()
     }
 
     /// Its redirect.

@@ -75,6 +75,9 @@ impl Overlay {
     pub(super) fn upper_dir(&self, node: &Arc<Node>) -> Result<Arc<OwnedFd>> {
         let dir = node.dir.as_ref().ok_or(Errno::NOTDIR)?;
         let upper = self.upper()?;
+        if let Some(pinned) = dir.pinned() {
+            return Ok(Arc::clone(pinned));
+        }
         self.stack.dir_fds.get(&dir.upper, || {
             if node.ino == ROOT {
                 return upper.open_root();
@@ -145,6 +148,7 @@ impl Overlay {
         };
         let mut attr = self.stat(&self.place(node)?)?;
         if let Some(dir) = &node.dir
+            && dir.pinned().is_none()
             && dir.state.lock().sources() > 1
         {
             attr.nlink = 1;

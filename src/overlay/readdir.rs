@@ -59,9 +59,7 @@ impl Overlay {
             }
         }
         let mut state = dir.state.lock();
-        if !state.index.complete {
-            self.build_index(&node, &mut state)?;
-        }
+        self.complete_index(&node, &mut state)?;
         // A batch at a time, because finding an entry's attributes changes the index.
         let mut after = after;
         loop {
@@ -133,6 +131,11 @@ impl Overlay {
     ) -> Result<u64> {
         let child: Option<LookupRef<'_>> = self.child(node, state, entry.name.get())?;
         Ok(child.map_or(0, |child| child.node().ino))
+    }
+
+    /// Makes sure that the index knows every name.
+    pub(super) fn complete_index(&self, node: &Arc<Node>, state: &mut DirState) -> Result<()> {
+        if state.index.complete { Ok(()) } else { self.build_index(node, state) }
     }
 
     /// Lists all layers of a directory, top-down, into its index.

@@ -96,9 +96,7 @@ impl Overlay {
     pub(super) fn check_empty(&self, node: &Arc<Node>) -> Result<()> {
         let dir = node.dir.as_ref().ok_or(Errno::NOTDIR)?;
         let mut state = dir.state.lock();
-        if !state.index.complete {
-            self.build_index(node, &mut state)?;
-        }
+        self.complete_index(node, &mut state)?;
         if state.index.visible() > 0 { Err(Errno::NOTEMPTY) } else { Ok(()) }
     }
 
@@ -150,6 +148,12 @@ impl Overlay {
 
     /// Keeps an upper object reachable whose last known name is about to go, if anyone may still use it.
     pub(super) fn pin_last_name(&self, node: &Arc<Node>) -> Result<()> {
+        if let Some(dir) = &node.dir {
+            if self.nodes.is_referenced(node.ino) {
+                dir.pin(self.upper_dir(node)?);
+            }
+            return Ok(());
+        }
         let last = {
             let state = node.state();
             matches!(state.real, Real::Upper) && state.aliases.len() == 1
@@ -176,14 +180,13 @@ impl Overlay {
             state.aliases.is_empty()
         };
         if let Some(dir) = &node.dir {
-            let mut state = dir.state.lock();
-            state.dead = true;
-            drop(state);
-            let mut state = node.state();
-            // Nothing on disk can be asked any more.
-            state.attr.nlink = 0;
-            state.fresh = true;
-            drop(state);
+            dir.state.lock().dead = true;
+            if dir.pinned().is_none() {
+                // Nothing on disk can be asked any more.
+                let mut state = node.state();
+                state.attr.nlink = 0;
+                state.fresh = true;
+            }
             self.stack.dir_fds.clear(&dir.upper);
         }
         self.drop_index_if_unused(node)?;

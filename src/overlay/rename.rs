@@ -8,11 +8,12 @@ use parking_lot::MutexGuard;
 use rustix::io::{Errno, Result};
 
 use super::Overlay;
-use super::copy_up::{Data, data_path};
+use super::copy_up::Data;
 use super::index::Source;
 use super::node::{Alias, DirState, Node, ROOT};
 use crate::layer::attr::{Attr, Kind};
-use crate::layer::mark::{self, Mark, Redirect};
+use crate::layer::at::UpperAt;
+use crate::layer::mark::{self, Mark, Marks, Redirect};
 use crate::layer::name::Name;
 use crate::layer::stack::Durability;
 use crate::layer::upper::{Upper, WhiteoutForm};
@@ -170,6 +171,7 @@ impl Overlay {
         if dirs.target().dead {
             return Err(Errno::NOENT);
         }
+        self.complete_index(new.parent, dirs.target())?;
         if let Some(victim) = victim.filter(|victim| victim.kind == Kind::Directory) {
             self.check_empty(victim)?;
         }
@@ -269,9 +271,8 @@ impl Overlay {
         (end, other): (End<'_>, End<'_>),
     ) -> Result<()> {
         let at = upper.at(dir.as_fd(), end.name);
-        let data = node.state().data.clone();
-        if let Some(data) = data {
-            return upper.set_mark(at, Mark::Redirect, &data_path(&data).encode());
+        if node.state().data.is_some() {
+            return keep_data_path(upper, at, end.parent, end.name);
         }
         let Some(own) = &node.dir else { return Ok(()) };
         let mut state = own.state.lock();
@@ -289,7 +290,7 @@ impl Overlay {
             Some(Redirect::Absolute(_)) => return Ok(()),
             Some(Redirect::Sibling(_)) if same_parent => return Ok(()),
             None if same_parent => Redirect::Sibling(end.name.to_owned()),
-            present => path_below(end, present.as_ref()),
+            present => path_below(end.parent, end.name, present.as_ref()),
         };
         upper.set_mark(at, Mark::Redirect, &redirect.encode())?;
         own.set_redirect(redirect);
@@ -368,13 +369,26 @@ fn move_alias(node: &Node, from: End<'_>, to: End<'_>) {
     }
 }
 
-/// The path of `end` in the layers below: its names, with the redirects of the directories above it.
-fn path_below(end: End<'_>, own: Option<&Redirect>) -> Redirect {
+/// Notes on a metadata-only copy where its data is, before it gets another name than its lower file has.
+pub(super) fn keep_data_path(
+    upper: &Upper,
+    at: UpperAt<'_>,
+    parent: &Arc<Node>,
+    name: Name<'_>,
+) -> Result<()> {
+    if Marks::read(at.read())?.redirect.is_some() {
+        return Ok(());
+    }
+    upper.set_mark(at, Mark::Redirect, &path_below(parent, name, None).encode())
+}
+
+/// The path of `parent/name` in the layers below: its names, with the redirects of the directories above it.
+fn path_below(parent: &Arc<Node>, name: Name<'_>, own: Option<&Redirect>) -> Redirect {
     let mut path = vec![match own {
         Some(Redirect::Sibling(name)) => name.clone(),
-        _ => end.name.to_owned(),
+        _ => name.to_owned(),
     }];
-    let mut node = Arc::clone(end.parent);
+    let mut node = Arc::clone(parent);
     while node.ino != ROOT {
         let alias = node.state().aliases.first().cloned();
         let Some(alias) = alias else { break };

@@ -312,11 +312,11 @@ impl Generator {
             },
             4..=6 => {
                 let ids = [Some(0), Some(1000), None];
-                Op::Chown {
-                    path,
-                    uid: self.one(&ids),
-                    gid: self.one(&ids),
-                }
+                let gid = self.one(&ids);
+                // chown(-1, -1) reaches a FUSE daemon as the same request as the clearing of suid before a
+                // write, so it cannot refuse it to those who do not own the file.
+                let uid = self.one(if gid.is_none() { &ids[..2] } else { &ids });
+                Op::Chown { path, uid, gid }
             }
             7..=9 => {
                 let mtime = self.one(&[-86_400 * 400, 0, 1, 1_000_000_000, 4_294_967_296 + 5]);

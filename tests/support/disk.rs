@@ -328,7 +328,11 @@ fn read_xattrs(full: &Path, view: View, entry: &mut Entry) -> bool {
             (View::Layer, Some((_, "redirect")), _) => entry.redirect = Some(value),
             (View::Layer, Some((_, "metacopy")), _) => entry.metacopy = true,
             (View::Layer, Some((_, "whiteout")), _) => is_whiteout = true,
-            (View::Layer, Some((_, "origin" | "impure" | "nlink" | "upper" | "uuid")), _) => {}
+            (
+                View::Layer,
+                Some((_, "origin" | "impure" | "nlink" | "lower_nlink" | "upper" | "uuid")),
+                _,
+            ) => {}
             (View::Layer, None, "user.fuseoverlayfs.opaque") => entry.opaque = Some("fuse".into()),
             (_, _, "system.posix_acl_access") => {
                 entry

@@ -7,7 +7,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::thread::{panicking, sleep};
+use std::sync::mpsc::{self, RecvTimeoutError, Sender};
+use std::thread::{self, panicking, sleep};
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -37,6 +38,8 @@ pub struct Stack {
 pub struct Mounted {
     /// The daemons of the current mount; none for the kernel.
     daemons: Vec<OwnedFd>,
+    /// Dropped to end the watch over the daemons.
+    watch: Option<Sender<()>>,
     live: bool,
     /// Dropped after the unmount and before the directories.
     _side_mounts: Vec<SideMount>,
@@ -55,6 +58,7 @@ impl Mounted {
         let mut mounted = Self {
             stack,
             daemons: Vec::new(),
+            watch: None,
             live: false,
             _side_mounts: side_mounts,
             fingerprints,
@@ -140,6 +144,7 @@ impl Mounted {
             return Err(format!("{status}: {}", said.trim()));
         }
         self.daemons = daemons_of(&self.stack.merged);
+        self.watch = Some(watch(&self.daemons));
         assert!(
             !self.daemons.is_empty(),
             "plyfs exited 0 but no daemon runs: {}",
@@ -216,6 +221,7 @@ impl Mounted {
     }
 
     fn wait_for_daemons(&mut self) {
+        self.watch = None;
         for daemon in std::mem::take(&mut self.daemons) {
             let timeout = Timespec {
                 tv_sec: 20,
@@ -393,6 +399,28 @@ fn assert_tree(what: &str, root: &Path, view: View, text: &str) {
     if let Err(diff) = compare(&parse(text), &found) {
         panic!("the {what} is not as expected (- expected, + found):\n{diff}");
     }
+}
+
+/// How long a test may take with one mount.
+const PATIENCE: Duration = Duration::from_secs(100);
+
+/// Kills daemons that are still mounted after [`PATIENCE`]: the requests that hang then fail, and
+/// the other tests go on.
+fn watch(daemons: &[OwnedFd]) -> Sender<()> {
+    let daemons: Vec<_> = daemons
+        .iter()
+        .map(|daemon| daemon.try_clone().unwrap())
+        .collect();
+    let (sender, receiver) = mpsc::channel();
+    thread::spawn(move || {
+        if receiver.recv_timeout(PATIENCE) == Err(RecvTimeoutError::Timeout) {
+            println!("a mount of more than {PATIENCE:?} is taken for a hang: its daemon is killed");
+            for daemon in daemons {
+                pidfd_send_signal(daemon, Signal::KILL).ok();
+            }
+        }
+    });
+    sender
 }
 
 /// The processes whose command line names the mount point.
