@@ -224,8 +224,11 @@ fn walk(root: &Arc<LowerDir>, path: &[OwnedName]) -> Result<Step, Errno> {
         }
         let marks = dir.marks(name.get())?;
         dir = dir.child(name.clone(), &attr);
-        last |= marks.opaque || dir.has_aufs_opaque();
-        if let Some(redirect) = marks.redirect {
+        let opaque = marks.opaque || dir.has_aufs_opaque();
+        last |= opaque;
+        if let Some(redirect) = marks.redirect.filter(|_| !opaque) {
+            // An absolute redirect leads out of an opaque ancestor.
+            last &= matches!(redirect, Redirect::Sibling(_));
             let so_far = next.map_or_else(|| path[..=depth].to_vec(), |mut next| {
                 next.push(name.clone());
                 next

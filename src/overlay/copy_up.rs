@@ -411,7 +411,7 @@ impl Overlay {
             let mut next = Arc::clone(dir);
             let alias = loop {
                 let alias = next.state().aliases.first().cloned();
-                let Some(alias) = alias else { return Err(Errno::NOENT) };
+                let Some(alias) = alias else { return self.adopt_removed_dir(&next) };
                 if alias.parent.ino == ROOT || alias.parent.in_upper() {
                     break alias;
                 }
@@ -419,6 +419,22 @@ impl Overlay {
             };
             self.copy_up_one_dir(&next, &alias)?;
         }
+    }
+
+    /// Copies up a directory that was removed: it lives on without a name, for those who have it open.
+    fn adopt_removed_dir(&self, node: &Arc<Node>) -> Result<()> {
+        let upper = self.upper()?;
+        let own = node.dir.as_ref().ok_or(Errno::NOTDIR)?;
+        let mut state = own.state.lock();
+        let lower = Arc::clone(state.lowers.first().ok_or(Errno::NOENT)?);
+        let attr = lower.stat_self()?;
+        let staged = upper.stage_dir(0o700)?;
+        self.copy_metadata(&Place::LowerDir(lower), &attr, staged.at(), None)?;
+        own.pin(Arc::new(staged.at().read().open(OFlags::DIRECTORY)?));
+        state.in_upper = true;
+        drop(state);
+        node.stale();
+        Ok(())
     }
 
     /// Copies up one directory (not what is in it). The caller holds `names`.
