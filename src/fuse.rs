@@ -5,5 +5,6 @@ mod convert;
 pub mod mount;
 mod poll;
 mod pool;
+mod requests;
 pub mod session;
 mod stats;

@@ -105,7 +105,10 @@ impl Overlay {
     pub fn new(stack: Stack, options: Options) -> std::result::Result<Self, SetupError> {
         Self::assemble(stack, options).map_err(|error| {
             let reason = crate::layer::describe(error);
-            SetupError::new(Cause::System, format!("cannot read the root of the layers: {reason}"))
+            SetupError::new(
+                Cause::System,
+                format!("cannot read the root of the layers: {reason}"),
+            )
         })
     }
 
@@ -114,11 +117,24 @@ impl Overlay {
         if options.limits.dir_fds > 0 {
             stack.dir_fds.set_budget(options.limits.dir_fds);
         }
-        let file_budget = if options.limits.file_fds > 0 { options.limits.file_fds } else { budget };
-        let first = stack.upper.as_ref().map_or(stack.lowers[0].dev, |upper| upper.dev);
+        let file_budget = if options.limits.file_fds > 0 {
+            options.limits.file_fds
+        } else {
+            budget
+        };
+        let first = stack
+            .upper
+            .as_ref()
+            .map_or(stack.lowers[0].dev, |upper| upper.dev);
         let (index_fd, index_used) = open_index(&stack, &options)?;
-        let overrides = stack.upper.as_ref().is_some_and(|upper| upper.override_name.is_some())
-            || stack.lowers.iter().any(|lower| lower.override_name.is_some());
+        let overrides = stack
+            .upper
+            .as_ref()
+            .is_some_and(|upper| upper.override_name.is_some())
+            || stack
+                .lowers
+                .iter()
+                .any(|lower| lower.override_name.is_some());
         let root = root_node(&stack)?;
         let nodes = NodeTable::new(options.limits.nodes);
         if let Inserted::New(reference) = nodes.insert(ROOT, || root) {
@@ -155,7 +171,10 @@ impl Overlay {
     /// fsync does nothing.
     pub fn is_volatile(&self) -> bool {
         let volatile = crate::layer::stack::Durability::Volatile;
-        self.stack.upper.as_ref().is_some_and(|upper| upper.durability == volatile)
+        self.stack
+            .upper
+            .as_ref()
+            .is_some_and(|upper| upper.durability == volatile)
     }
 
     /// Refuses a mountpoint inside the upper or workdir.
@@ -205,7 +224,13 @@ fn root_node(stack: &Stack) -> Result<Node> {
         attr.nlink = 1;
     }
     let dir = Dir::new(state, None, stack.dir_fds.slot());
-    Ok(Node::new(ROOT, 0, Kind::Directory, State::new(attr, Real::Directory), Some(dir)))
+    Ok(Node::new(
+        ROOT,
+        0,
+        Kind::Directory,
+        State::new(attr, Real::Directory),
+        Some(dir),
+    ))
 }
 
 /// Roots of the lowers down to the first that is opaque.
@@ -238,8 +263,12 @@ fn origin_spaces(stack: &Stack) -> Vec<(HandleSpace, u64)> {
 
 /// Opens the hard-link index and looks whether it has entries.
 fn open_index(stack: &Stack, options: &Options) -> Result<(Option<Arc<OwnedFd>>, bool)> {
-    let Some(upper) = &stack.upper else { return Ok((None, false)) };
-    let Some(index) = upper.index().filter(|_| options.index) else { return Ok((None, false)) };
+    let Some(upper) = &stack.upper else {
+        return Ok((None, false));
+    };
+    let Some(index) = upper.index().filter(|_| options.index) else {
+        return Ok((None, false));
+    };
     let mut used = false;
     upper.list(index, |_| {
         used = true;

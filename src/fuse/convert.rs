@@ -73,7 +73,9 @@ fn system_time(time: Time) -> SystemTime {
     } else {
         UNIX_EPOCH.checked_add(seconds)
     };
-    whole.and_then(|whole| whole.checked_add(Duration::from_nanos(time.nsec.into()))).unwrap_or(UNIX_EPOCH)
+    whole
+        .and_then(|whole| whole.checked_add(Duration::from_nanos(time.nsec.into())))
+        .unwrap_or(UNIX_EPOCH)
 }
 
 /// Undoes how fuser 0.18 reads times from a request: before 1970 it subtracts the nanoseconds it should add.
@@ -102,7 +104,11 @@ pub(super) fn set_time(given: TimeOrNow) -> SetTime {
 
 pub(super) fn caller(req: &Request, umask: u32) -> Caller {
     let umask = u16::try_from(umask & 0o777).unwrap_or(0);
-    Caller { uid: req.uid(), gid: req.gid(), umask }
+    Caller {
+        uid: req.uid(),
+        gid: req.gid(),
+        umask,
+    }
 }
 
 /// Permission bits out of a request's mode.
@@ -116,17 +122,38 @@ mod tests {
 
     #[test]
     fn times_before_1970_reach_the_kernel_as_they_are() {
-        let half_before = system_time(Time { sec: -1, nsec: 500_000_000 });
-        assert_eq!(UNIX_EPOCH.duration_since(half_before).unwrap(), Duration::from_millis(500));
-        let later = system_time(Time { sec: 1 << 33, nsec: 1 });
-        assert_eq!(later.duration_since(UNIX_EPOCH).unwrap(), Duration::new(1 << 33, 1));
+        let half_before = system_time(Time {
+            sec: -1,
+            nsec: 500_000_000,
+        });
+        assert_eq!(
+            UNIX_EPOCH.duration_since(half_before).unwrap(),
+            Duration::from_millis(500)
+        );
+        let later = system_time(Time {
+            sec: 1 << 33,
+            nsec: 1,
+        });
+        assert_eq!(
+            later.duration_since(UNIX_EPOCH).unwrap(),
+            Duration::new(1 << 33, 1)
+        );
     }
 
     #[test]
     fn times_of_a_request_are_read_as_they_were_sent() {
         // fuser turns (-1 s, 500 ms), half a second before 1970, into one and a half seconds before.
         let as_fuser_reads = UNIX_EPOCH - Duration::new(1, 500_000_000);
-        assert_eq!(time(as_fuser_reads), Time { sec: -1, nsec: 500_000_000 });
-        assert_eq!(time(UNIX_EPOCH + Duration::new(5, 7)), Time { sec: 5, nsec: 7 });
+        assert_eq!(
+            time(as_fuser_reads),
+            Time {
+                sec: -1,
+                nsec: 500_000_000
+            }
+        );
+        assert_eq!(
+            time(UNIX_EPOCH + Duration::new(5, 7)),
+            Time { sec: 5, nsec: 7 }
+        );
     }
 }

@@ -29,7 +29,7 @@ const HELPER_SOCKET: &str = "_FUSE_COMMFD";
 pub(super) struct Mounted {
     /// The connection.
     pub(super) device: OwnedFd,
-    /// Keeps the helper waiting to unmount when we are gone (auto_unmount).
+    /// Keeps the helper waiting to unmount when we are gone (`auto_unmount`).
     pub(super) watcher: Option<OwnedFd>,
 }
 
@@ -40,15 +40,19 @@ fn fuse_error(sentence: impl Into<String>) -> SetupError {
 /// The mountpoint, absolute; it must be a directory that answers.
 pub(super) fn resolve_mountpoint(given: &Path) -> Result<PathBuf, SetupError> {
     let fail = |reason: &str| {
-        SetupError::new(Cause::Mountpoint, format!("mountpoint {} {reason}", given.display()))
+        SetupError::new(
+            Cause::Mountpoint,
+            format!("mountpoint {} {reason}", given.display()),
+        )
     };
-    let path = std::fs::canonicalize(given).map_err(|error| match Errno::from_io_error(&error) {
-        Some(Errno::NOENT) => fail("does not exist: create it or correct the path"),
-        Some(Errno::NOTCONN) => fail("is a dead mount: run `plyfs umount` on it first"),
-        Some(Errno::ACCESS) => fail("cannot be reached by this user"),
-        Some(other) => fail(&format!("cannot be used: {}", describe(other))),
-        None => fail("cannot be used"),
-    })?;
+    let path =
+        std::fs::canonicalize(given).map_err(|error| match Errno::from_io_error(&error) {
+            Some(Errno::NOENT) => fail("does not exist: create it or correct the path"),
+            Some(Errno::NOTCONN) => fail("is a dead mount: run `plyfs umount` on it first"),
+            Some(Errno::ACCESS) => fail("cannot be reached by this user"),
+            Some(other) => fail(&format!("cannot be used: {}", describe(other))),
+            None => fail("cannot be used"),
+        })?;
     match rustix::fs::stat(&path) {
         Ok(stat) if rustix::fs::FileType::from_raw_mode(stat.st_mode).is_dir() => Ok(path),
         Ok(_) => Err(fail("is not a directory: name a directory")),
@@ -62,7 +66,10 @@ pub(super) fn mount(mountpoint: &Path, config: &SessionConfig) -> Result<Mounted
     if !config.auto_unmount
         && let Some(device) = mount_directly(mountpoint, config)?
     {
-        return Ok(Mounted { device, watcher: None });
+        return Ok(Mounted {
+            device,
+            watcher: None,
+        });
     }
     mount_with_helper(mountpoint, config)
 }
@@ -85,11 +92,18 @@ fn mount_directly(
                 "/dev/fuse cannot be opened by this user: its mode should be 0666 (`chmod 0666 /dev/fuse` as root)",
             ));
         }
-        Err(error) => return Err(fuse_error(format!("cannot open /dev/fuse: {}", describe(error)))),
+        Err(error) => {
+            return Err(fuse_error(format!(
+                "cannot open /dev/fuse: {}",
+                describe(error)
+            )));
+        }
     };
     let (uid, gid) = crate::layer::own_ids();
-    let mut data =
-        format!("fd={},rootmode=40000,user_id={uid},group_id={gid}", device.as_raw_fd());
+    let mut data = format!(
+        "fd={},rootmode=40000,user_id={uid},group_id={gid}",
+        device.as_raw_fd()
+    );
     for option in kernel_options(config) {
         data.push(',');
         data.push_str(&option);
@@ -135,7 +149,12 @@ fn helper_options(config: &SessionConfig) -> String {
         (!config.exec, "noexec"),
         (config.auto_unmount, "auto_unmount"),
     ];
-    options.extend(flags.iter().filter(|(on, _)| *on).map(|(_, name)| (*name).to_owned()));
+    options.extend(
+        flags
+            .iter()
+            .filter(|(on, _)| *on)
+            .map(|(_, name)| (*name).to_owned()),
+    );
     options.join(",")
 }
 
@@ -168,25 +187,28 @@ fn mount_with_helper(mountpoint: &Path, config: &SessionConfig) -> Result<Mounte
         ),
         _ => fuse_error(format!("cannot run {HELPER}: {error}")),
     })?;
-    match receive_device(&ours) {
-        Ok(Some(device)) => {
-            if config.auto_unmount {
-                return Ok(Mounted { device, watcher: Some(ours) });
-            }
-            drop(ours);
-            // It has nothing left to do; its exit code no longer matters.
-            if let Err(error) = helper.wait() {
-                tracing::debug!(%error, "waiting for {HELPER}");
-            }
-            Ok(Mounted { device, watcher: None })
+    if let Ok(Some(device)) = receive_device(&ours) {
+        if config.auto_unmount {
+            return Ok(Mounted {
+                device,
+                watcher: Some(ours),
+            });
         }
-        Ok(None) | Err(_) => {
-            drop(ours);
-            let output = helper
-                .wait_with_output()
-                .map_err(|error| fuse_error(format!("{HELPER} failed: {error}")))?;
-            Err(explain_helper(&String::from_utf8_lossy(&output.stderr)))
+        drop(ours);
+        // It has nothing left to do; its exit code no longer matters.
+        if let Err(error) = helper.wait() {
+            tracing::debug!(%error, "waiting for {HELPER}");
         }
+        Ok(Mounted {
+            device,
+            watcher: None,
+        })
+    } else {
+        drop(ours);
+        let output = helper
+            .wait_with_output()
+            .map_err(|error| fuse_error(format!("{HELPER} failed: {error}")))?;
+        Err(explain_helper(&String::from_utf8_lossy(&output.stderr)))
     }
 }
 
@@ -211,13 +233,19 @@ fn receive_device(socket: &OwnedFd) -> rustix::io::Result<Option<OwnedFd>> {
 }
 
 fn explain_helper(stderr: &str) -> SetupError {
-    let line = stderr.lines().find(|line| !line.trim().is_empty()).unwrap_or("no reason given");
+    let line = stderr
+        .lines()
+        .find(|line| !line.trim().is_empty())
+        .unwrap_or("no reason given");
     if line.contains("user_allow_other") {
         return fuse_error(
             "allow_other is refused: root must put the line user_allow_other into /etc/fuse.conf",
         );
     }
-    let reason = line.trim().trim_start_matches(HELPER).trim_start_matches(": ");
+    let reason = line
+        .trim()
+        .trim_start_matches(HELPER)
+        .trim_start_matches(": ");
     if line.contains("bad mount point") || line.contains("has no write access") {
         let sentence = format!("the mountpoint is refused: {reason}");
         return SetupError::new(Cause::Mountpoint, sentence);
@@ -238,12 +266,20 @@ pub fn unmount(mountpoint: &Path, lazy: bool) -> std::io::Result<()> {
     if lazy {
         helper.arg("-z");
     }
-    let output = helper.arg("--").arg(mountpoint).stdin(Stdio::null()).output()?;
+    let output = helper
+        .arg("--")
+        .arg(mountpoint)
+        .stdin(Stdio::null())
+        .output()?;
     if output.status.success() {
         return Ok(());
     }
     let stderr = String::from_utf8_lossy(&output.stderr);
     let busy = stderr.contains("busy");
-    let kind = if busy { std::io::ErrorKind::ResourceBusy } else { std::io::ErrorKind::Other };
+    let kind = if busy {
+        std::io::ErrorKind::ResourceBusy
+    } else {
+        std::io::ErrorKind::Other
+    };
     Err(std::io::Error::new(kind, stderr.trim().to_owned()))
 }

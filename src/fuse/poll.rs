@@ -3,7 +3,7 @@
 //! A FUSE round trip is two wake-ups. On a virtual machine, waking a thread on a halted CPU costs ten times what the
 //! request itself does, so during a burst the reader does not sleep: the connection is in `O_NONBLOCK`, and fuser's
 //! loop reads again at once. A governor thread ends that when no request came for a while, or when other threads
-//! want the CPU (the scheduler tells how long the reader waited for one), and it holds the PM QoS latency at 0 while
+//! want the CPU (the scheduler tells how long the reader waited for one), and it holds the PM `QoS` latency at 0 while
 //! the connection is busy, where it may open `/dev/cpu_dma_latency` (normally root only). An idle mount sleeps.
 //!
 //! A ping-pong between two threads measures what a wake-up costs here and now, at mount and from time to time when a
@@ -24,7 +24,7 @@ use super::session::Poll;
 
 /// Without a request for this long, the reader sleeps again.
 const PATIENCE: Duration = Duration::from_micros(200);
-/// Without a request for this long, the PM QoS request is given back.
+/// Without a request for this long, the PM `QoS` request is given back.
 const QOS_PATIENCE: Duration = Duration::from_millis(20);
 /// A wake-up cheaper than this is not worth avoiding.
 const CHEAP_WAKE: Duration = Duration::from_micros(8);
@@ -94,7 +94,9 @@ impl Poller {
         });
         poller.calibrate();
         let own = Arc::clone(&poller);
-        let spawned = thread::Builder::new().name("plyfs-governor".into()).spawn(move || own.govern());
+        let spawned = thread::Builder::new()
+            .name("plyfs-governor".into())
+            .spawn(move || own.govern());
         match spawned {
             Ok(handle) => {
                 *poller.governor.lock() = Some(handle.thread().clone());
@@ -126,7 +128,8 @@ impl Poller {
         let wake = measure_wake_up().unwrap_or_default();
         let nanos = u64::try_from(wake.as_nanos()).unwrap_or(u64::MAX);
         self.wake_nanos.store(nanos, Ordering::Relaxed);
-        self.pays.store(self.forced || wake >= CHEAP_WAKE, Ordering::Relaxed);
+        self.pays
+            .store(self.forced || wake >= CHEAP_WAKE, Ordering::Relaxed);
     }
 
     /// Ends the governor.
@@ -137,15 +140,26 @@ impl Poller {
         }
     }
 
-    /// Measured cost of a wake-up in nanoseconds, number of bursts, whether PM QoS is held now.
+    /// Measured cost of a wake-up in nanoseconds, number of bursts, whether PM `QoS` is held now.
     pub(super) fn describe(&self) -> (u64, u64, bool) {
-        (self.wake_nanos.load(Ordering::Relaxed), self.bursts.load(Ordering::Relaxed), self.qos.load(Ordering::Relaxed))
+        (
+            self.wake_nanos.load(Ordering::Relaxed),
+            self.bursts.load(Ordering::Relaxed),
+            self.qos.load(Ordering::Relaxed),
+        )
     }
 
     fn set_spinning(&self, on: bool) {
-        let flags = if on { OFlags::RDWR | OFlags::NONBLOCK } else { OFlags::RDWR };
+        let flags = if on {
+            OFlags::RDWR | OFlags::NONBLOCK
+        } else {
+            OFlags::RDWR
+        };
         self.spinning.store(on, Ordering::Relaxed);
-        crate::layer::best_effort("change how the reader waits", rustix::fs::fcntl_setfl(&self.device, flags));
+        crate::layer::best_effort(
+            "change how the reader waits",
+            rustix::fs::fcntl_setfl(&self.device, flags),
+        );
     }
 
     fn govern(&self) {
@@ -184,7 +198,11 @@ impl Poller {
                 self.make_way(&mut watch, now);
             }
             let spinning = self.spinning.load(Ordering::Relaxed);
-            thread::sleep(if spinning { self.patience } else { Duration::from_millis(2) });
+            thread::sleep(if spinning {
+                self.patience
+            } else {
+                Duration::from_millis(2)
+            });
         }
     }
 
@@ -210,11 +228,15 @@ impl Poller {
             }
             return;
         }
-        let Some(waited) = watch.waited(self.reader.load(Ordering::Relaxed), now) else { return };
+        let Some(waited) = watch.waited(self.reader.load(Ordering::Relaxed), now) else {
+            return;
+        };
         if waited > CROWDED_PERCENT {
             self.crowded.store(true, Ordering::Relaxed);
             self.set_spinning(false);
-            let away = watch.away.map_or(MAKE_WAY, |away| (away * 2).min(MAKE_WAY_MOST));
+            let away = watch
+                .away
+                .map_or(MAKE_WAY, |away| (away * 2).min(MAKE_WAY_MOST));
             watch.away = Some(away);
             watch.away_until = Some(now + away);
         } else {
@@ -255,7 +277,10 @@ fn own_thread_id() -> u64 {
 
 /// Asks the system not to let CPUs sleep deeply, until the file is closed. `None` where we may not.
 fn hold_latency() -> Option<File> {
-    let mut file = File::options().write(true).open("/dev/cpu_dma_latency").ok()?;
+    let mut file = File::options()
+        .write(true)
+        .open("/dev/cpu_dma_latency")
+        .ok()?;
     file.write_all(&0i32.to_ne_bytes()).ok()?;
     Some(file)
 }
@@ -265,10 +290,12 @@ fn measure_wake_up() -> std::io::Result<Duration> {
     const ROUNDS: usize = 9;
     let (mut ping_out, mut ping_in) = std::io::pipe()?;
     let (mut pong_out, mut pong_in) = std::io::pipe()?;
-    let echo = thread::Builder::new().name("plyfs-echo".into()).spawn(move || {
-        let mut byte = [0];
-        while ping_out.read_exact(&mut byte).is_ok() && pong_in.write_all(&byte).is_ok() {}
-    })?;
+    let echo = thread::Builder::new()
+        .name("plyfs-echo".into())
+        .spawn(move || {
+            let mut byte = [0];
+            while ping_out.read_exact(&mut byte).is_ok() && pong_in.write_all(&byte).is_ok() {}
+        })?;
     let mut times = Vec::with_capacity(ROUNDS);
     for _ in 0..ROUNDS {
         // Long enough for the other CPU to go idle.

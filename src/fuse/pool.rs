@@ -54,7 +54,9 @@ impl Pool {
         queue.threads += 1;
         drop(queue);
         let shared = Arc::clone(&self.shared);
-        let spawned = thread::Builder::new().name("plyfs-worker".into()).spawn(move || shared.work());
+        let spawned = thread::Builder::new()
+            .name("plyfs-worker".into())
+            .spawn(move || shared.work());
         if let Err(error) = spawned {
             tracing::debug!(%error, "no thread for a blocking request");
             let mut queue = self.shared.queue.lock();

@@ -45,11 +45,11 @@ pub struct SessionConfig {
     pub auto_unmount: bool,
     /// Threads that read requests.
     pub threads: usize,
-    /// Read and write files through the kernel without us (needs CAP_SYS_ADMIN).
+    /// Read and write files through the kernel without us (needs `CAP_SYS_ADMIN`).
     pub passthrough: bool,
     /// How the reader waits.
     pub poll: Poll,
-    /// SELinux mount options handed to the kernel verbatim, e.g. `context="..."`.
+    /// `SELinux` mount options handed to the kernel verbatim, e.g. `context="..."`.
     pub security: Vec<String>,
     /// What `plyfs mounts` shows: JSON text describing stack and options.
     pub description: String,
@@ -58,7 +58,7 @@ pub struct SessionConfig {
 /// A mounted filesystem whose INIT has been answered; requests wait until [`Session::run`].
 #[derive(Debug)]
 pub struct Session {
-    session: fuser::Session<Adapter>,
+    connection: fuser::Session<Adapter>,
     unmounter: Unmounter,
     /// While this is open, the helper of `auto_unmount` waits for our end.
     _watcher: Option<OwnedFd>,
@@ -85,7 +85,9 @@ impl Session {
             Acl::Auto => config.allow_other,
         };
         let mounted = mount::mount(&mountpoint, &config)?;
-        let unmounter = Unmounter { mountpoint: Arc::new(mountpoint) };
+        let unmounter = Unmounter {
+            mountpoint: Arc::new(mountpoint),
+        };
         let poller = rustix::io::fcntl_dupfd_cloexec(&mounted.device, 0)
             .ok()
             .and_then(|device| Poller::start(device, config.poll, config.threads));
@@ -96,12 +98,19 @@ impl Session {
         // The kernel admits only who may use the mount; fuser need not check again.
         let acl = fuser::SessionACL::All;
         match fuser::Session::from_fd(adapter, mounted.device, acl, settings) {
-            Ok(session) => Ok(Self { session, unmounter, _watcher: mounted.watcher }),
+            Ok(connection) => Ok(Self {
+                connection,
+                unmounter,
+                _watcher: mounted.watcher,
+            }),
             Err(error) => {
                 if let Err(error) = unmounter.unmount(true) {
                     tracing::warn!(%error, "cannot unmount after a failed start");
                 }
-                Err(SetupError::new(Cause::Fuse, format!("the kernel refused to start: {error}")))
+                Err(SetupError::new(
+                    Cause::Fuse,
+                    format!("the kernel refused to start: {error}"),
+                ))
             }
         }
     }
@@ -113,7 +122,7 @@ impl Session {
 
     /// Serves requests until the filesystem is unmounted; flushes and releases the stack.
     pub fn run(self) -> std::io::Result<()> {
-        match self.session.run() {
+        match self.connection.run() {
             // The connection was aborted: as much an end as an unmount.
             Err(error) if error.raw_os_error() == Some(libc::ECONNABORTED) => Ok(()),
             other => other,

@@ -45,10 +45,38 @@ pub(super) enum Op {
 }
 
 const NAMES: [&str; 32] = [
-    "lookup", "forget", "getattr", "setattr", "readlink", "mknod", "mkdir", "symlink", "unlink",
-    "rmdir", "rename", "link", "open", "read", "write", "flush", "release", "fsync", "opendir",
-    "readdir", "readdirplus", "fsyncdir", "statfs", "setxattr", "getxattr",
-    "listxattr", "removexattr", "access", "create", "fallocate", "lseek", "copy_file_range",
+    "lookup",
+    "forget",
+    "getattr",
+    "setattr",
+    "readlink",
+    "mknod",
+    "mkdir",
+    "symlink",
+    "unlink",
+    "rmdir",
+    "rename",
+    "link",
+    "open",
+    "read",
+    "write",
+    "flush",
+    "release",
+    "fsync",
+    "opendir",
+    "readdir",
+    "readdirplus",
+    "fsyncdir",
+    "statfs",
+    "setxattr",
+    "getxattr",
+    "listxattr",
+    "removexattr",
+    "access",
+    "create",
+    "fallocate",
+    "lseek",
+    "copy_file_range",
 ];
 
 /// Latencies are counted in powers of two of a nanosecond.
@@ -63,7 +91,10 @@ struct Counter {
 
 impl Default for Counter {
     fn default() -> Self {
-        Self { nanos: AtomicU64::new(0), buckets: [const { AtomicU64::new(0) }; BUCKETS] }
+        Self {
+            nanos: AtomicU64::new(0),
+            buckets: [const { AtomicU64::new(0) }; BUCKETS],
+        }
     }
 }
 
@@ -94,19 +125,29 @@ impl Drop for Timer {
 
 impl Stats {
     pub(super) fn new() -> Self {
-        Self { started: Instant::now(), counters: std::array::from_fn(|_| Counter::default()) }
+        Self {
+            started: Instant::now(),
+            counters: std::array::from_fn(|_| Counter::default()),
+        }
     }
 
     pub(super) fn time(self: &std::sync::Arc<Self>, op: Op) -> Timer {
-        Timer { stats: std::sync::Arc::clone(self), op, start: Instant::now() }
+        Timer {
+            stats: std::sync::Arc::clone(self),
+            op,
+            start: Instant::now(),
+        }
     }
 
     /// Seconds since the mount, and the counters of every kind that occurred.
     pub(super) fn describe(&self) -> (f64, Value) {
         let mut kinds = Map::new();
         for (name, counter) in NAMES.iter().zip(&self.counters) {
-            let buckets: Vec<u64> =
-                counter.buckets.iter().map(|bucket| bucket.load(Ordering::Relaxed)).collect();
+            let buckets: Vec<u64> = counter
+                .buckets
+                .iter()
+                .map(|bucket| bucket.load(Ordering::Relaxed))
+                .collect();
             let count: u64 = buckets.iter().sum();
             if count == 0 {
                 continue;

@@ -1,6 +1,6 @@
 //! Inheritance of POSIX ACLs for objects that are staged outside the directory they will appear in.
 //!
-//! Value of `system.posix_acl_*` (linux/posix_acl_xattr.h): u32 version 2, then entries of u16 tag, u16 permissions,
+//! Value of `system.posix_acl_*` (`linux/posix_acl_xattr.h)`: u32 version 2, then entries of u16 tag, u16 permissions,
 //! u32 id, little-endian.
 
 use rustix::fs::XattrFlags;
@@ -54,7 +54,9 @@ fn tag(entry: &[u8]) -> u16 {
 
 /// Gives the staged object `to` what it would inherit in `parent`; answers its mode.
 pub fn inherit_from(parent: At<'_>, to: UpperAt<'_>, directory: bool, mode: u16) -> Result<u16> {
-    let Some(default) = parent.xattr(c"system.posix_acl_default")? else { return Ok(mode) };
+    let Some(default) = parent.xattr(c"system.posix_acl_default")? else {
+        return Ok(mode);
+    };
     let (access, mode) = inherit(&default, mode)?;
     if let Some(access) = access {
         to.set_xattr(c"system.posix_acl_access", &access, XattrFlags::empty())?;
@@ -87,10 +89,22 @@ mod tests {
 
     #[test]
     fn named_entries_stay_and_the_mask_takes_the_group_bits() {
-        let default = acl(&[(USER_OBJ, 7), (USER, 7), (GROUP_OBJ, 5), (MASK, 7), (OTHER, 5)]);
+        let default = acl(&[
+            (USER_OBJ, 7),
+            (USER, 7),
+            (GROUP_OBJ, 5),
+            (MASK, 7),
+            (OTHER, 5),
+        ]);
         let (access, mode) = inherit(&default, 0o640).unwrap();
         assert_eq!(mode, 0o640);
-        let wanted = acl(&[(USER_OBJ, 6), (USER, 7), (GROUP_OBJ, 5), (MASK, 4), (OTHER, 0)]);
+        let wanted = acl(&[
+            (USER_OBJ, 6),
+            (USER, 7),
+            (GROUP_OBJ, 5),
+            (MASK, 4),
+            (OTHER, 0),
+        ]);
         assert_eq!(access.unwrap(), wanted);
     }
 }

@@ -14,7 +14,7 @@ use super::attr::Attr;
 use super::name::Name;
 use super::sys;
 
-/// Longest xattr value and list Linux knows (XATTR_SIZE_MAX, XATTR_LIST_MAX).
+/// Longest xattr value and list Linux knows (`XATTR_SIZE_MAX`, `XATTR_LIST_MAX`).
 const XATTR_MAX: usize = 65536;
 
 /// An object: a name in a directory that is held open, or a descriptor of the object itself.
@@ -45,7 +45,7 @@ fn with_growing_buffer(read: impl Fn(&mut [u8]) -> Result<usize>) -> Result<Vec<
     Ok(large)
 }
 
-impl<'a> At<'a> {
+impl At<'_> {
     /// Its attributes. Never waits for a remote server or for our own mount: what is known is good enough.
     pub fn stat(self) -> Result<Attr> {
         let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT | AtFlags::STATX_DONT_SYNC;
@@ -53,9 +53,12 @@ impl<'a> At<'a> {
             Self::Entry(dir, name) => {
                 rustix::fs::statx(dir, name.bytes(), flags, StatxFlags::BASIC_STATS)?
             }
-            Self::Pinned(fd) => {
-                rustix::fs::statx(fd, c"", flags | AtFlags::EMPTY_PATH, StatxFlags::BASIC_STATS)?
-            }
+            Self::Pinned(fd) => rustix::fs::statx(
+                fd,
+                c"",
+                flags | AtFlags::EMPTY_PATH,
+                StatxFlags::BASIC_STATS,
+            )?,
         };
         Ok(Attr::from_statx(&stat))
     }
@@ -214,13 +217,15 @@ impl<'a> UpperAt<'a> {
 
 /// Names in an xattr list as the system returns it.
 pub fn split_names(list: &[u8]) -> impl Iterator<Item = &[u8]> {
-    list.split(|&byte| byte == 0).filter(|name| !name.is_empty())
+    list.split(|&byte| byte == 0)
+        .filter(|name| !name.is_empty())
 }
 
 /// Opens the directory `name` for listing and as the base of further names; only searchable ones as `O_PATH`.
 pub(super) fn open_directory(dir: impl AsFd, name: &[u8]) -> Result<OwnedFd> {
     let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let open = |extra| rustix::fs::openat(&dir, OsStr::from_bytes(name), flags | extra, Mode::empty());
+    let open =
+        |extra| rustix::fs::openat(&dir, OsStr::from_bytes(name), flags | extra, Mode::empty());
     match open(OFlags::RDONLY) {
         Err(Errno::ACCESS) => open(OFlags::PATH),
         other => other,

@@ -96,7 +96,10 @@ pub struct Attr {
 impl Attr {
     /// Converts the system's answer.
     pub fn from_statx(stat: &Statx) -> Self {
-        let time = |t: &rustix::fs::StatxTimestamp| Time { sec: t.tv_sec, nsec: t.tv_nsec };
+        let time = |t: &rustix::fs::StatxTimestamp| Time {
+            sec: t.tv_sec,
+            nsec: t.tv_nsec,
+        };
         let raw_mode = u32::from(stat.stx_mode);
         Self {
             ino: stat.stx_ino,

@@ -17,13 +17,13 @@ pub enum Method {
     None,
     /// Extents are shared (FICLONE).
     Reflink,
-    /// copy_file_range(2).
+    /// `copy_file_range(2)`.
     CopyRange,
     /// Read and write through our memory.
     ReadWrite,
 }
 
-/// Largest piece that is cheaper to read and write than to hand to copy_file_range.
+/// Largest piece that is cheaper to read and write than to hand to `copy_file_range`.
 const SMALL: u64 = 64 * 1024;
 const PIECE: usize = 1024 * 1024;
 
@@ -36,7 +36,13 @@ pub fn copy_data(from: &impl AsFd, to: &impl AsFd, attr: &Attr) -> Result<Method
     if rustix::fs::ioctl_ficlone(to, from).is_ok() {
         return Ok(Method::Reflink);
     }
-    let mut copier = Copier { from, to, ranges: size > SMALL, buffer: Vec::new(), method: Method::None };
+    let mut copier = Copier {
+        from,
+        to,
+        ranges: size > SMALL,
+        buffer: Vec::new(),
+        method: Method::None,
+    };
     if attr.blocks.saturating_mul(512) >= size {
         copier.copy(0, size)?;
     } else {
@@ -49,7 +55,7 @@ pub fn copy_data(from: &impl AsFd, to: &impl AsFd, attr: &Attr) -> Result<Method
 struct Copier<'a, F, T> {
     from: &'a F,
     to: &'a T,
-    /// copy_file_range has not been refused yet.
+    /// `copy_file_range` has not been refused yet.
     ranges: bool,
     buffer: Vec<u8>,
     method: Method,
@@ -74,8 +80,16 @@ impl<F: AsFd, T: AsFd> Copier<'_, F, T> {
     fn copy(&mut self, mut position: u64, end: u64) -> Result<()> {
         while position < end {
             let left = usize::try_from(end - position).unwrap_or(usize::MAX);
-            let done = if self.ranges { self.copy_range(position, left)? } else { 0 };
-            let done = if done > 0 { done } else { self.read_write(position, left)? };
+            let done = if self.ranges {
+                self.copy_range(position, left)?
+            } else {
+                0
+            };
+            let done = if done > 0 {
+                done
+            } else {
+                self.read_write(position, left)?
+            };
             if done == 0 {
                 return Err(Errno::IO);
             }
@@ -112,15 +126,18 @@ impl<F: AsFd, T: AsFd> Copier<'_, F, T> {
         let got = rustix::io::pread(self.from, &mut self.buffer[..], position)?;
         let mut written = 0;
         while written < got {
-            written +=
-                rustix::io::pwrite(self.to, &self.buffer[written..got], position + written as u64)?;
+            written += rustix::io::pwrite(
+                self.to,
+                &self.buffer[written..got],
+                position + written as u64,
+            )?;
         }
         Ok(got)
     }
 }
 
 /// Copies the xattrs of `from` except our own marks and `skip`. Failing to copy `security.*` or an ACL is an
-/// error, as in the kernel (ovl_must_copy_xattr); others are dropped where the upper cannot hold them.
+/// error, as in the kernel (`ovl_must_copy_xattr`); others are dropped where the upper cannot hold them.
 pub fn copy_xattrs(from: At<'_>, to: UpperAt<'_>, skip: Option<&CStr>) -> Result<()> {
     let names = from.xattr_names()?;
     for name in split_names(&names) {
@@ -141,7 +158,9 @@ pub fn copy_xattrs(from: At<'_>, to: UpperAt<'_>, skip: Option<&CStr>) -> Result
             }
             // Labels of a security module are the system's to set.
             Err(error) if must && name != b"security.selinux" => return Err(error),
-            Err(error) if matches!(error, Errno::NOSPC | Errno::DQUOT | Errno::IO) => return Err(error),
+            Err(error) if matches!(error, Errno::NOSPC | Errno::DQUOT | Errno::IO) => {
+                return Err(error);
+            }
             Err(error) => {
                 tracing::debug!(attr = %name.escape_ascii(), %error, "xattr not copied");
             }
@@ -152,7 +171,10 @@ pub fn copy_xattrs(from: At<'_>, to: UpperAt<'_>, skip: Option<&CStr>) -> Result
 }
 
 fn timespec(time: Time) -> Timespec {
-    Timespec { tv_sec: time.sec, tv_nsec: time.nsec.into() }
+    Timespec {
+        tv_sec: time.sec,
+        tv_nsec: time.nsec.into(),
+    }
 }
 
 /// Sets access and modification time of `to` to those of `attr`.

@@ -35,7 +35,10 @@ pub struct SetupError {
 impl SetupError {
     /// A new error; `sentence` has no trailing newline or full stop.
     pub fn new(cause: Cause, sentence: impl Into<String>) -> Self {
-        Self { cause, sentence: sentence.into() }
+        Self {
+            cause,
+            sentence: sentence.into(),
+        }
     }
 
     /// What kind of thing is wrong.

@@ -41,7 +41,11 @@ pub struct Fds {
 impl Fds {
     /// At most about `budget` descriptors (at least 8) stay open.
     pub fn new(budget: usize) -> Self {
-        Self { budget: budget.max(8).into(), ring: Mutex::default(), open: Arc::default() }
+        Self {
+            budget: budget.max(8).into(),
+            ring: Mutex::default(),
+            open: Arc::default(),
+        }
     }
 
     /// An empty place in this budget.
@@ -161,7 +165,11 @@ mod tests {
     use super::*;
 
     fn open_null() -> Result<OwnedFd> {
-        rustix::fs::open("/dev/null", rustix::fs::OFlags::RDONLY, rustix::fs::Mode::empty())
+        rustix::fs::open(
+            "/dev/null",
+            rustix::fs::OFlags::RDONLY,
+            rustix::fs::Mode::empty(),
+        )
     }
 
     #[test]
@@ -181,7 +189,13 @@ mod tests {
         let fds = Fds::new(16);
         let slot = fds.slot();
         fds.get(&slot, open_null).unwrap();
-        let answer = fds.retry(|| if fds.open() > 0 { Err(Errno::MFILE) } else { Ok(()) });
+        let answer = fds.retry(|| {
+            if fds.open() > 0 {
+                Err(Errno::MFILE)
+            } else {
+                Ok(())
+            }
+        });
         assert_eq!(answer, Ok(()));
         assert_eq!(fds.open(), 0);
     }

@@ -7,7 +7,7 @@
 //! ```
 //!
 //! `type` and `fid` are the filesystem's file handle, `uuid` its UUID. Decoding a handle needs
-//! CAP_DAC_READ_SEARCH, so the inode number is read out of the layouts of the common filesystems instead.
+//! `CAP_DAC_READ_SEARCH`, so the inode number is read out of the layouts of the common filesystems instead.
 
 use rustix::io::{Errno, Result};
 
@@ -19,7 +19,11 @@ const HEADER: usize = 21;
 /// The writer's byte order, which the reader must share (`OVL_FH_FLAG_BIG_ENDIAN`).
 const FLAG_BIG_ENDIAN: u8 = 1;
 const FLAG_ANY_ENDIAN: u8 = 2;
-const BYTE_ORDER: u8 = if cfg!(target_endian = "big") { FLAG_BIG_ENDIAN } else { 0 };
+const BYTE_ORDER: u8 = if cfg!(target_endian = "big") {
+    FLAG_BIG_ENDIAN
+} else {
+    0
+};
 
 /// Magic number of tmpfs, whose handles lead with the generation.
 const TMPFS_MAGIC: u64 = 0x0102_1994;
@@ -75,7 +79,10 @@ impl HandleSpace {
 
 /// Name of the index entry of the inode with this origin, as the kernel writes it: lower-case hex.
 pub fn index_name(origin: &[u8]) -> Vec<u8> {
-    origin.iter().flat_map(|byte| format!("{byte:02x}").into_bytes()).collect()
+    origin
+        .iter()
+        .flat_map(|byte| format!("{byte:02x}").into_bytes())
+        .collect()
 }
 
 #[cfg(test)]
@@ -91,10 +98,16 @@ mod tests {
         let name = super::super::name::Name::from_bytes(b"f").unwrap();
         let at = At::Entry(std::os::fd::AsFd::as_fd(&fd), name);
         let fs_type = u64::try_from(rustix::fs::fstatfs(&fd).unwrap().f_type).unwrap();
-        let space = HandleSpace { uuid: [7; 16], fs_type };
+        let space = HandleSpace {
+            uuid: [7; 16],
+            fs_type,
+        };
         let origin = space.encode(at).unwrap();
         assert_eq!(space.decode(&origin), Some(at.stat().unwrap().ino));
-        let other = HandleSpace { uuid: [8; 16], fs_type };
+        let other = HandleSpace {
+            uuid: [8; 16],
+            fs_type,
+        };
         assert_eq!(other.decode(&origin), None);
         assert_eq!(space.decode(&origin[..20]), None);
     }

@@ -63,17 +63,20 @@ pub fn allocate(fd: impl AsFd, mode: u32, offset: u64, length: u64) -> Result<()
     rustix::fs::fallocate(fd, FallocateFlags::from_bits_retain(mode), offset, length)
 }
 
-/// lseek(2) with SEEK_DATA (`data`) or SEEK_HOLE.
+/// lseek(2) with `SEEK_DATA` (`data`) or `SEEK_HOLE`.
 pub fn seek(fd: impl AsFd, offset: u64, data: bool) -> Result<u64> {
-    rustix::fs::seek(fd, if data { SeekFrom::Data(offset) } else { SeekFrom::Hole(offset) })
+    rustix::fs::seek(
+        fd,
+        if data {
+            SeekFrom::Data(offset)
+        } else {
+            SeekFrom::Hole(offset)
+        },
+    )
 }
 
-/// copy_file_range(2); falls back to EOPNOTSUPP as the kernel does, upon which the client copies itself.
-pub fn copy_range(
-    from: (impl AsFd, u64),
-    to: (impl AsFd, u64),
-    length: usize,
-) -> Result<usize> {
+/// `copy_file_range(2)`; falls back to EOPNOTSUPP as the kernel does, upon which the client copies itself.
+pub fn copy_range(from: (impl AsFd, u64), to: (impl AsFd, u64), length: usize) -> Result<usize> {
     let (mut input, mut output) = (from.1, to.1);
     rustix::fs::copy_file_range(from.0, Some(&mut input), to.0, Some(&mut output), length)
 }

@@ -6,7 +6,6 @@
 //! content); a layer kept in an archive answers the same questions.
 
 use std::ffi::CStr;
-use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -74,11 +73,14 @@ pub struct Listed<'a> {
     pub kind: Option<Kind>,
 }
 
+/// Bytes of a listing asked for at once.
+const LIST_BUFFER: usize = 32 * 1024;
+
 /// Calls `each` for every name in the directory behind `fd`, except `.` and `..`.
 pub(super) fn list(fd: &impl AsFd, mut each: impl FnMut(Listed<'_>) -> Result<()>) -> Result<()> {
-    let mut buffer = [MaybeUninit::uninit(); 32 * 1024];
+    let mut buffer = Vec::with_capacity(LIST_BUFFER);
     rustix::fs::seek(fd, SeekFrom::Start(0))?;
-    let mut dir = RawDir::new(fd, &mut buffer);
+    let mut dir = RawDir::new(fd, buffer.spare_capacity_mut());
     while let Some(entry) = dir.next() {
         let entry = entry?;
         let name = entry.file_name().to_bytes();
@@ -157,7 +159,10 @@ impl LowerDir {
     /// The directory itself as a file of its parent; `None` for the root.
     pub fn as_file(&self) -> Option<LowerFile> {
         let (dir, name) = self.place.as_ref()?;
-        Some(LowerFile { dir: Arc::clone(dir), name: name.clone() })
+        Some(LowerFile {
+            dir: Arc::clone(dir),
+            name: name.clone(),
+        })
     }
 
     /// Calls `each` for every name.
@@ -193,7 +198,9 @@ impl LowerDir {
 
     /// Attributes of the directory itself.
     pub fn stat_self(&self) -> Result<Attr> {
-        if self.sealed && let Some(file) = self.as_file() {
+        if self.sealed
+            && let Some(file) = self.as_file()
+        {
             return file.stat();
         }
         stat(At::Pinned(self.fd()?.as_fd()), self.lower.override_name)
@@ -240,7 +247,9 @@ impl LowerFile {
 
     /// Origin of a copy of it in the kernel's format; `None` where the filesystem has no handles.
     pub fn origin(&self) -> Result<Option<Vec<u8>>> {
-        let Some(space) = &self.dir.lower.handles else { return Ok(None) };
+        let Some(space) = &self.dir.lower.handles else {
+            return Ok(None);
+        };
         match self.read(|at| space.encode(at)) {
             Ok(handle) => Ok(Some(handle)),
             Err(Errno::OPNOTSUPP | Errno::OVERFLOW) => Ok(None),

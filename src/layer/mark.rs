@@ -40,7 +40,7 @@ const ESCAPE: &[u8] = b"overlay.";
 /// The namespace marks are written in.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Prefix {
-    /// `trusted.overlay.`, for CAP_SYS_ADMIN in the initial user namespace.
+    /// `trusted.overlay.`, for `CAP_SYS_ADMIN` in the initial user namespace.
     Trusted,
     /// `user.overlay.`, the kernel's `userxattr`.
     User,
@@ -100,10 +100,17 @@ impl Redirect {
     /// Parses the xattr's value; EINVAL as the kernel says if it is malformed.
     pub fn parse(value: &[u8]) -> Result<Self> {
         let value = value.strip_suffix(b"\0").unwrap_or(value);
-        let name = |part| Name::from_bytes(part).map(Name::to_owned).map_err(|_| Errno::INVAL);
+        let name = |part| {
+            Name::from_bytes(part)
+                .map(Name::to_owned)
+                .map_err(|_| Errno::INVAL)
+        };
         match value.strip_prefix(b"/") {
             Some(path) => {
-                let parts = path.split(|&byte| byte == b'/').map(name).collect::<Result<_>>()?;
+                let parts = path
+                    .split(|&byte| byte == b'/')
+                    .map(name)
+                    .collect::<Result<_>>()?;
                 Ok(Self::Absolute(parts))
             }
             None => name(value).map(Self::Sibling),
@@ -155,6 +162,10 @@ impl NlinkMark {
 
 /// All marks of one object.
 #[derive(Clone, Debug, Default)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "independent xattrs, present or not"
+)]
 pub struct Marks {
     /// `overlay.opaque=y`.
     pub opaque: bool,
@@ -188,7 +199,9 @@ impl Marks {
         }
         for full in split_names(&names) {
             marks.default_acl |= full == b"system.posix_acl_default";
-            let Some((key, rank)) = private_key(full) else { continue };
+            let Some((key, rank)) = private_key(full) else {
+                continue;
+            };
             marks.take(at, full, key, rank, &names)?;
         }
         Ok(marks)
@@ -220,7 +233,9 @@ impl Marks {
             b"origin" if rank < 2 => self.origin = Some(value),
             b"nlink" => self.nlink = NlinkMark::parse(&value),
             b"lower_nlink" => {
-                self.lower_nlink = std::str::from_utf8(&value).ok().and_then(|n| n.parse().ok());
+                self.lower_nlink = std::str::from_utf8(&value)
+                    .ok()
+                    .and_then(|n| n.parse().ok());
             }
             _ => {}
         }
@@ -287,7 +302,11 @@ pub fn xattr_on_disk(visible: &[u8]) -> Result<Cow<'_, [u8]>> {
     for prefix in [TRUSTED, USER] {
         if let Some(key) = visible.strip_prefix(prefix) {
             let escaped = [prefix, ESCAPE, key].concat();
-            return if escaped.len() > 255 { Err(Errno::OPNOTSUPP) } else { Ok(escaped.into()) };
+            return if escaped.len() > 255 {
+                Err(Errno::OPNOTSUPP)
+            } else {
+                Ok(escaped.into())
+            };
         }
     }
     Ok(visible.into())
@@ -300,7 +319,9 @@ pub fn xattr_visible(on_disk: &[u8]) -> Option<Cow<'_, [u8]>> {
     }
     for prefix in [TRUSTED, USER] {
         if let Some(key) = on_disk.strip_prefix(prefix) {
-            return key.strip_prefix(ESCAPE).map(|inner| [prefix, inner].concat().into());
+            return key
+                .strip_prefix(ESCAPE)
+                .map(|inner| [prefix, inner].concat().into());
         }
     }
     Some(on_disk.into())
@@ -323,7 +344,11 @@ mod tests {
 
     #[test]
     fn a_link_count_mark_keeps_its_sign() {
-        for mark in [NlinkMark::Upper(0), NlinkMark::Upper(-3), NlinkMark::Lower(2)] {
+        for mark in [
+            NlinkMark::Upper(0),
+            NlinkMark::Upper(-3),
+            NlinkMark::Lower(2),
+        ] {
             assert_eq!(NlinkMark::parse(mark.encode().as_bytes()), Some(mark));
         }
         assert_eq!(NlinkMark::parse(b"X+1"), None);
@@ -344,9 +369,18 @@ mod tests {
     fn marks_of_an_inner_union_are_escaped_and_ours_are_hidden() {
         let disk = xattr_on_disk(b"trusted.overlay.opaque").unwrap();
         assert_eq!(&*disk, b"trusted.overlay.overlay.opaque");
-        assert_eq!(xattr_visible(&disk).as_deref(), Some(&b"trusted.overlay.opaque"[..]));
+        assert_eq!(
+            xattr_visible(&disk).as_deref(),
+            Some(&b"trusted.overlay.opaque"[..])
+        );
         assert_eq!(xattr_visible(b"user.overlay.origin"), None);
-        assert_eq!(xattr_visible(b"user.mime").as_deref(), Some(&b"user.mime"[..]));
-        assert_eq!(xattr_on_disk(b"user.fuseoverlayfs.opaque"), Err(Errno::PERM));
+        assert_eq!(
+            xattr_visible(b"user.mime").as_deref(),
+            Some(&b"user.mime"[..])
+        );
+        assert_eq!(
+            xattr_on_disk(b"user.fuseoverlayfs.opaque"),
+            Err(Errno::PERM)
+        );
     }
 }

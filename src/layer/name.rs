@@ -78,7 +78,10 @@ mod tests {
         assert!(Name::from_bytes(b"a").is_ok());
         assert!(Name::from_bytes(b"\xff\xfe").is_ok());
         assert!(Name::from_bytes(&[b'x'; 255]).is_ok());
-        assert_eq!(Name::from_bytes(&[b'x'; 256]).err(), Some(Errno::NAMETOOLONG));
+        assert_eq!(
+            Name::from_bytes(&[b'x'; 256]).err(),
+            Some(Errno::NAMETOOLONG)
+        );
         for bad in [&b""[..], b".", b"..", b"a/b", b"a\0b", b"/"] {
             assert_eq!(Name::from_bytes(bad).err(), Some(Errno::INVAL), "{bad:?}");
         }

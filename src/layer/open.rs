@@ -47,24 +47,33 @@ pub(super) fn open(config: &StackConfig) -> Result<Stack> {
         None => None,
     };
     let roots = lowers.iter().map(LowerDir::root).collect();
-    Ok(Stack { upper, lowers, roots, dir_fds })
+    Ok(Stack {
+        upper,
+        lowers,
+        roots,
+        dir_fds,
+    })
 }
 
 /// Raises the soft limit of open files to the hard one; returns it, capped at what is of use.
 fn raise_descriptor_limit() -> usize {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let limit = getrlimit(Resource::Nofile);
-    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
-    super::best_effort("raise the limit of open files", setrlimit(Resource::Nofile, raised));
+    let raised = Rlimit {
+        current: limit.maximum,
+        maximum: limit.maximum,
+    };
+    super::best_effort(
+        "raise the limit of open files",
+        setrlimit(Resource::Nofile, raised),
+    );
     let now = getrlimit(Resource::Nofile).current.unwrap_or(65536);
     usize::try_from(now).unwrap_or(65536).min(65536)
 }
 
 /// Opens a directory given by the user, with a sentence for each way that fails.
 fn open_given(what: &str, path: &Path, cause: Cause) -> Result<(PathBuf, OwnedFd, Attr)> {
-    let fail = |reason: &str| {
-        SetupError::new(cause, format!("{what} {} {reason}", path.display()))
-    };
+    let fail = |reason: &str| SetupError::new(cause, format!("{what} {} {reason}", path.display()));
     let explain = |error: Errno| match error {
         Errno::NOENT => fail("does not exist: create it or correct the path"),
         Errno::NOTDIR => fail("is not a directory: name a directory"),
@@ -79,7 +88,9 @@ fn open_given(what: &str, path: &Path, cause: Cause) -> Result<(PathBuf, OwnedFd
     let fd = rustix::fs::open(&absolute, flags, Mode::empty()).map_err(explain)?;
     let attr = At::Pinned(fd.as_fd()).stat().map_err(explain)?;
     if rustix::fs::ioctl_getflags(&fd).is_ok_and(|flags| flags.bits() & CASEFOLD != 0) {
-        return Err(fail("folds upper and lower case: a union needs exact names, use another directory"));
+        return Err(fail(
+            "folds upper and lower case: a union needs exact names, use another directory",
+        ));
     }
     Ok((absolute, fd, attr))
 }
@@ -91,11 +102,20 @@ fn open_lower(position: usize, given: &Path, fds: &Arc<Fds>) -> Result<Lower> {
     let clone = private_clone(fd.as_fd());
     let private = clone.is_some();
     let root = clone.unwrap_or(fd);
-    Ok(Lower { position, path, dev: attr.dev, handles, override_name, private, root, fds: Arc::clone(fds) })
+    Ok(Lower {
+        position,
+        path,
+        dev: attr.dev,
+        handles,
+        override_name,
+        private,
+        root,
+        fds: Arc::clone(fds),
+    })
 }
 
 /// A detached read-only clone of the mount `fd` is in, from `fd` down: what is mounted over or inside the layer,
-/// now or later, is not part of it. Needs CAP_SYS_ADMIN over the mount namespace.
+/// now or later, is not part of it. Needs `CAP_SYS_ADMIN` over the mount namespace.
 fn private_clone(fd: BorrowedFd<'_>) -> Option<OwnedFd> {
     let flags = OpenTreeFlags::OPEN_TREE_CLONE
         | OpenTreeFlags::OPEN_TREE_CLOEXEC
@@ -116,7 +136,9 @@ fn handle_space(root: BorrowedFd<'_>) -> Option<HandleSpace> {
 
 fn find_override(root: BorrowedFd<'_>) -> Option<&'static CStr> {
     let at = At::Pinned(root);
-    override_stat::NAMES.into_iter().find(|name| matches!(at.xattr(name), Ok(Some(_))))
+    override_stat::NAMES
+        .into_iter()
+        .find(|name| matches!(at.xattr(name), Ok(Some(_))))
 }
 
 /// `(dev, ino)` of a directory and of all directories above it.
@@ -153,19 +175,28 @@ fn check_overlap(
     let (upper_line, work_line) = (look(upper.1)?, look(work.1)?);
     let (up, down) = (upper.0.display(), work.0.display());
     if work_line.contains(&upper_line[0]) {
-        return refuse(format!("workdir {down} is inside the upper {up}: put it beside the upper"));
+        return refuse(format!(
+            "workdir {down} is inside the upper {up}: put it beside the upper"
+        ));
     }
     if upper_line.contains(&work_line[0]) {
-        return refuse(format!("upper {up} is inside the workdir {down}: put it beside the workdir"));
+        return refuse(format!(
+            "upper {up} is inside the workdir {down}: put it beside the workdir"
+        ));
     }
     for lower in lowers {
         let path = lower.path.display();
-        let root = identity(lower.root.as_fd()).map_err(|error| system("cannot stat a lower", error))?;
+        let root =
+            identity(lower.root.as_fd()).map_err(|error| system("cannot stat a lower", error))?;
         if upper_line.contains(&root) {
-            return refuse(format!("upper {up} is inside the lower layer {path}: move it elsewhere"));
+            return refuse(format!(
+                "upper {up} is inside the lower layer {path}: move it elsewhere"
+            ));
         }
         if work_line.contains(&root) {
-            return refuse(format!("workdir {down} is inside the lower layer {path}: move it elsewhere"));
+            return refuse(format!(
+                "workdir {down} is inside the lower layer {path}: move it elsewhere"
+            ));
         }
         let line = lineage(lower.root.as_fd());
         // A private clone ends at its own root, so its path tells what is above it.
@@ -173,7 +204,9 @@ fn check_overlap(
             || lower.path.starts_with(upper.0)
             || lower.path.starts_with(work.0);
         if below_upper {
-            return refuse(format!("lower layer {path} is inside the upper or workdir: move it elsewhere"));
+            return refuse(format!(
+                "lower layer {path} is inside the upper or workdir: move it elsewhere"
+            ));
         }
     }
     Ok(())
@@ -200,7 +233,10 @@ fn lock(what: &str, path: &Path, fd: &OwnedFd) -> Result<()> {
     match rustix::fs::flock(fd, FlockOperation::NonBlockingLockExclusive) {
         Err(Errno::WOULDBLOCK) => Err(SetupError::new(
             Cause::InUse,
-            format!("{what} {} is in use by another mount: unmount that first", path.display()),
+            format!(
+                "{what} {} is in use by another mount: unmount that first",
+                path.display()
+            ),
         )),
         Err(error) => {
             // A filesystem without locks (some network filesystems) cannot tell; mounting twice is on the user.
@@ -260,17 +296,27 @@ fn check_writable(path: &Path, dir: &OwnedFd) -> Result<()> {
     let access = Access::WRITE_OK | Access::EXEC_OK;
     let reason = match rustix::fs::accessat(dir, c".", access, AtFlags::EACCESS) {
         Ok(()) => return Ok(()),
-        Err(Errno::ROFS) => "is on a read-only filesystem: use another, or mount without an upper".into(),
+        Err(Errno::ROFS) => {
+            "is on a read-only filesystem: use another, or mount without an upper".into()
+        }
         Err(Errno::ACCESS) => "cannot be written by this user: change its owner or mode".to_owned(),
         Err(error) => format!("cannot be written: {}", super::describe(error)),
     };
-    Err(SetupError::new(Cause::Upper, format!("{} {reason}", path.display())))
+    Err(SetupError::new(
+        Cause::Upper,
+        format!("{} {reason}", path.display()),
+    ))
 }
 
 fn check_volatile(work_path: &Path, work: &OwnedFd) -> Result<()> {
     let marker = format!("{WORK}/{}/{}", VOLATILE[0], VOLATILE[1]);
-    if rustix::fs::accessat(work, &marker, rustix::fs::Access::EXISTS, rustix::fs::AtFlags::empty())
-        .is_err()
+    if rustix::fs::accessat(
+        work,
+        &marker,
+        rustix::fs::Access::EXISTS,
+        rustix::fs::AtFlags::empty(),
+    )
+    .is_err()
     {
         return Ok(());
     }
@@ -285,7 +331,10 @@ fn check_volatile(work_path: &Path, work: &OwnedFd) -> Result<()> {
     ))
 }
 
-#[expect(clippy::too_many_arguments, reason = "the parts of one struct, checked by the caller")]
+#[expect(
+    clippy::too_many_arguments,
+    reason = "the parts of one struct, checked by the caller"
+)]
 fn prepare_upper(
     path: PathBuf,
     root: OwnedFd,
@@ -297,17 +346,24 @@ fn prepare_upper(
     fds: &Arc<Fds>,
 ) -> Result<Upper> {
     rustix::process::umask(Mode::empty());
-    let fail = |error| system(&format!("cannot prepare the workdir {}", work_path.display()), error);
+    let fail = |error| {
+        system(
+            &format!("cannot prepare the workdir {}", work_path.display()),
+            error,
+        )
+    };
     let temp = make_dir(&work, WORK).map_err(fail)?;
     empty(&temp).map_err(fail)?;
     let index = make_dir(&work, INDEX).map_err(fail)?;
     let workdir = Workdir::new(temp);
     let whiteouts = probe_whiteouts(&workdir).map_err(fail)?;
     let prefix = probe_xattrs(&workdir, config.xattrs).map_err(fail)?;
-    let override_name =
-        choose_override(config.override_stat, &root, lowers).map_err(|error| {
-            system(&format!("cannot keep owners in xattrs on {}", path.display()), error)
-        })?;
+    let override_name = choose_override(config.override_stat, &root, lowers).map_err(|error| {
+        system(
+            &format!("cannot keep owners in xattrs on {}", path.display()),
+            error,
+        )
+    })?;
     if config.durability == Durability::Volatile {
         for part in [VOLATILE[0].to_owned(), VOLATILE.join("/")] {
             rustix::fs::mkdirat(&workdir.temp, part, Mode::from_raw_mode(0o700)).map_err(fail)?;
@@ -347,14 +403,18 @@ fn empty(temp: &OwnedFd) -> std::result::Result<(), Errno> {
         names.push(Name::from_bytes(entry.name)?.to_owned());
         Ok(())
     })?;
-    names.iter().try_for_each(|name| super::workdir::remove_tree(temp.as_fd(), name.get()))
+    names
+        .iter()
+        .try_for_each(|name| super::workdir::remove_tree(temp.as_fd(), name.get()))
 }
 
 fn probe_whiteouts(workdir: &Workdir) -> std::result::Result<WhiteoutForm, Errno> {
     match workdir.stage_node(Kind::CharDevice, 0, 0) {
         Ok(_probe) => Ok(WhiteoutForm::Device),
         Err(Errno::PERM | Errno::OPNOTSUPP | Errno::INVAL | Errno::ACCESS) => {
-            tracing::info!("the upper takes no whiteout devices: deletions are recorded as .wh. files");
+            tracing::info!(
+                "the upper takes no whiteout devices: deletions are recorded as .wh. files"
+            );
             Ok(WhiteoutForm::Aufs)
         }
         Err(error) => Err(error),
@@ -367,7 +427,8 @@ fn probe_xattrs(
 ) -> std::result::Result<Option<Prefix>, Errno> {
     let (probe, _fd) = workdir.stage_file(0o600)?;
     let takes = |at: UpperAt<'_>, prefix| {
-        at.set_xattr(Mark::Origin.name(prefix), b"", XattrFlags::empty()).is_ok()
+        at.set_xattr(Mark::Origin.name(prefix), b"", XattrFlags::empty())
+            .is_ok()
     };
     if wanted == XattrNamespace::Auto && takes(probe.at(), Prefix::Trusted) {
         return Ok(Some(Prefix::Trusted));
@@ -394,11 +455,13 @@ fn choose_override(
     let at = At::Pinned(root.as_fd());
     if at.xattr(name)?.is_none() {
         let inherited = lowers.iter().find_map(|lower| {
-            At::Pinned(lower.root.as_fd()).xattr(lower.override_name?).ok().flatten()
+            At::Pinned(lower.root.as_fd())
+                .xattr(lower.override_name?)
+                .ok()
+                .flatten()
         });
         let value = inherited.unwrap_or_else(|| b"0:0:0555:dir".to_vec());
         UpperAt::new(at).set_xattr(name, &value, XattrFlags::empty())?;
     }
     Ok(Some(name))
 }
-

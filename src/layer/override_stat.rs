@@ -35,7 +35,12 @@ pub struct Override {
 impl Override {
     /// The override that makes a file look like `attr`.
     pub fn of(attr: &Attr) -> Self {
-        Self { uid: attr.uid, gid: attr.gid, mode: attr.mode, kind: Some((attr.kind, attr.rdev)) }
+        Self {
+            uid: attr.uid,
+            gid: attr.gid,
+            mode: attr.mode,
+            kind: Some((attr.kind, attr.rdev)),
+        }
     }
 
     /// Parses the xattr; `None` if it is malformed.
@@ -49,13 +54,20 @@ impl Override {
             Some(kind) => Some(parse_kind(kind)?),
             None => None,
         };
-        Some(Self { uid, gid, mode: u16::try_from(mode & 0o7777).ok()?, kind })
+        Some(Self {
+            uid,
+            gid,
+            mode: u16::try_from(mode & 0o7777).ok()?,
+            kind,
+        })
     }
 
     /// The xattr's value.
     pub fn encode(&self) -> String {
         let base = format!("{}:{}:{:04o}", self.uid, self.gid, self.mode);
-        let Some((kind, rdev)) = self.kind else { return base };
+        let Some((kind, rdev)) = self.kind else {
+            return base;
+        };
         let (major, minor) = decode_dev(rdev);
         match kind {
             Kind::File => format!("{base}:file"),
@@ -109,13 +121,25 @@ mod tests {
 
     #[test]
     fn the_grammar_of_containers_storage_round_trips() {
-        for text in ["0:0:0755:dir", "0:6:0666:char-1-3", "0:6:0660:block-8-0", "7:8:4755:file"] {
+        for text in [
+            "0:0:0755:dir",
+            "0:6:0666:char-1-3",
+            "0:6:0660:block-8-0",
+            "7:8:4755:file",
+        ] {
             assert_eq!(Override::parse(text.as_bytes()).unwrap().encode(), text);
         }
         let short = Override::parse(b"0:0:100644").unwrap();
         assert_eq!((short.mode, short.kind), (0o644, None));
         assert!(Override::parse(b"0:0:0666:char-1-3-later").is_some());
-        for bad in [&b""[..], b"1:2", b"a:0:755", b"0:0:999", b"0:0:755:teapot", b"0:0:755:char-1"] {
+        for bad in [
+            &b""[..],
+            b"1:2",
+            b"a:0:755",
+            b"0:0:999",
+            b"0:0:755:teapot",
+            b"0:0:755:char-1",
+        ] {
             assert_eq!(Override::parse(bad), None, "{bad:?}");
         }
     }

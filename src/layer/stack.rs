@@ -17,7 +17,7 @@ use super::upper::Upper;
 /// Which xattr namespace our marks are written in. Reading accepts both.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub enum XattrNamespace {
-    /// `trusted.overlay.*` where it works (CAP_SYS_ADMIN in the initial namespace), else `user.overlay.*`.
+    /// `trusted.overlay.*` where it works (`CAP_SYS_ADMIN` in the initial namespace), else `user.overlay.*`.
     #[default]
     Auto,
     /// `user.overlay.*`, the kernel's `userxattr`.
@@ -97,17 +97,15 @@ impl Stack {
 
     /// Refuses a mountpoint that lies in the upper or the workdir, where the mount would contain itself.
     pub fn check_mountpoint(&self, mountpoint: &Path) -> Result<(), SetupError> {
-        let Some(upper) = &self.upper else { return Ok(()) };
+        let Some(upper) = &self.upper else {
+            return Ok(());
+        };
         open::check_mountpoint(upper, mountpoint)
     }
 
     /// The directories at `path` in the lowers from position `from` on, merged as one directory: stops at an
     /// opaque directory, a whiteout or a non-directory, and follows redirects found on the way.
-    pub fn find_dirs(
-        &self,
-        from: usize,
-        path: &[OwnedName],
-    ) -> Result<Vec<Arc<LowerDir>>, Errno> {
+    pub fn find_dirs(&self, from: usize, path: &[OwnedName]) -> Result<Vec<Arc<LowerDir>>, Errno> {
         let mut found = Vec::new();
         let mut path = path.to_vec();
         for root in self.roots.iter().skip(from) {
@@ -131,7 +129,9 @@ impl Stack {
     pub fn find_data(&self, from: usize, path: &[OwnedName]) -> Result<LowerFile, Errno> {
         let mut path = path.to_vec();
         for root in self.roots.iter().skip(from) {
-            let Some((name, parents)) = path.split_last() else { break };
+            let Some((name, parents)) = path.split_last() else {
+                break;
+            };
             let name = name.clone();
             let with_name = |mut parents: Vec<OwnedName>| {
                 parents.push(name.clone());
@@ -172,7 +172,9 @@ impl Stack {
         let path = dir.path();
         let root = self.roots.get(dir.lower().position).ok_or(Errno::IO)?;
         match walk(root, &path)? {
-            Step::Found { next: Some(next), .. } => Ok(next),
+            Step::Found {
+                next: Some(next), ..
+            } => Ok(next),
             _ => Ok(path),
         }
     }
@@ -185,7 +187,11 @@ enum Step {
     /// A whiteout, non-directory or opaque ancestor: lower layers are hidden.
     Stop,
     /// A directory. `last`: it hides what is below; `next`: its path in the layers below.
-    Found { dir: Arc<LowerDir>, last: bool, next: Option<Vec<OwnedName>> },
+    Found {
+        dir: Arc<LowerDir>,
+        last: bool,
+        next: Option<Vec<OwnedName>>,
+    },
 }
 
 /// `path` with its last component redirected.
@@ -229,10 +235,13 @@ fn walk(root: &Arc<LowerDir>, path: &[OwnedName]) -> Result<Step, Errno> {
         if let Some(redirect) = marks.redirect.filter(|_| !opaque) {
             // An absolute redirect leads out of an opaque ancestor.
             last &= matches!(redirect, Redirect::Sibling(_));
-            let so_far = next.map_or_else(|| path[..=depth].to_vec(), |mut next| {
-                next.push(name.clone());
-                next
-            });
+            let so_far = next.map_or_else(
+                || path[..=depth].to_vec(),
+                |mut next| {
+                    next.push(name.clone());
+                    next
+                },
+            );
             next = Some(redirected(&so_far, redirect));
         } else if let Some(next) = &mut next {
             next.push(name.clone());

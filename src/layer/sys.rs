@@ -30,14 +30,16 @@ struct XattrArgs {
     flags: u32,
 }
 
-/// A path argument: at most NAME_MAX bytes and no NUL, or EINVAL.
+/// A path argument: at most `NAME_MAX` bytes and no NUL, or EINVAL.
 fn c_path(name: &[u8]) -> Result<CString> {
     CString::new(name).map_err(|_| Errno::INVAL)
 }
 
 fn check(result: libc::c_long) -> Result<usize> {
     usize::try_from(result).map_err(|_| {
-        let code = std::io::Error::last_os_error().raw_os_error().unwrap_or(libc::EIO);
+        let code = std::io::Error::last_os_error()
+            .raw_os_error()
+            .unwrap_or(libc::EIO);
         Errno::from_raw_os_error(code)
     })
 }
@@ -186,7 +188,8 @@ pub(super) fn chmodat(dir: BorrowedFd<'_>, name: &[u8], mode: rustix::fs::Mode) 
             return result.map(drop);
         }
     }
-    let flags = rustix::fs::OFlags::PATH | rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::CLOEXEC;
+    let flags =
+        rustix::fs::OFlags::PATH | rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::CLOEXEC;
     let fd = rustix::fs::openat(dir, name, flags, rustix::fs::Mode::empty())?;
     rustix::fs::chmod(format!("/proc/self/fd/{}", fd.as_raw_fd()), mode)
 }
@@ -210,9 +213,17 @@ pub(super) fn file_handle(dir: BorrowedFd<'_>, name: &[u8]) -> Result<RawHandle>
         data: [u8; MAX],
     }
     let path = c_path(name)?;
-    let mut buffer = Buffer { bytes: 128, kind: 0, data: [0; MAX] };
+    let mut buffer = Buffer {
+        bytes: 128,
+        kind: 0,
+        data: [0; MAX],
+    };
     let mut mount_id: libc::c_int = 0;
-    let flags = if name.is_empty() { libc::AT_EMPTY_PATH } else { 0 };
+    let flags = if name.is_empty() {
+        libc::AT_EMPTY_PATH
+    } else {
+        0
+    };
     // SAFETY: `buffer` has the layout of struct file_handle with room for MAX bytes, as `bytes` says.
     check(unsafe {
         libc::syscall(
@@ -225,7 +236,10 @@ pub(super) fn file_handle(dir: BorrowedFd<'_>, name: &[u8]) -> Result<RawHandle>
         )
     })?;
     let length = (buffer.bytes as usize).min(MAX);
-    Ok(RawHandle { kind: buffer.kind, bytes: buffer.data[..length].to_vec() })
+    Ok(RawHandle {
+        kind: buffer.kind,
+        bytes: buffer.data[..length].to_vec(),
+    })
 }
 
 /// The filesystem's UUID (`FS_IOC_GETFSUUID`, Linux 6.9); ENOTTY where it has none.
@@ -238,7 +252,10 @@ pub(super) fn filesystem_uuid(fd: BorrowedFd<'_>) -> Result<[u8; 16]> {
     }
     /// `_IOR(0x15, 0, struct fsuuid2)`.
     const FS_IOC_GETFSUUID: libc::c_ulong = 0x8011_1500;
-    let mut answer = FsUuid { len: 0, uuid: [0; 16] };
+    let mut answer = FsUuid {
+        len: 0,
+        uuid: [0; 16],
+    };
     // SAFETY: the kernel writes at most 17 bytes, the size encoded in the request number.
     check(libc::c_long::from(unsafe {
         libc::ioctl(fd.as_raw_fd(), FS_IOC_GETFSUUID, &raw mut answer)

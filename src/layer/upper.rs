@@ -58,7 +58,7 @@ pub struct Upper {
     pub(super) _lock: OwnedFd,
     /// A whiteout in the workdir that others are hard links of, by name.
     pub(super) whiteout: Mutex<Option<OwnedName>>,
-    /// renameat2(RENAME_WHITEOUT) has not been refused yet.
+    /// `renameat2(RENAME_WHITEOUT)` has not been refused yet.
     pub(super) rename_whiteout: AtomicBool,
 }
 
@@ -140,9 +140,11 @@ impl Upper {
 
     /// Creates and opens a regular file; EEXIST if the name is taken.
     pub fn create_file(&self, dir: BorrowedFd<'_>, name: Name<'_>, mode: u16) -> Result<OwnedFd> {
-        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        let flags =
+            OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC | OFlags::NOFOLLOW;
         let mode = Mode::from_raw_mode(mode.into());
-        self.fds.retry(|| rustix::fs::openat(dir, name.bytes(), flags, mode))
+        self.fds
+            .retry(|| rustix::fs::openat(dir, name.bytes(), flags, mode))
     }
 
     /// mkdir(2).
@@ -185,7 +187,10 @@ impl Upper {
         }
         let temp = self.workdir.fresh_name()?;
         rustix::fs::renameat(dir, name.bytes(), &self.workdir.temp, temp.get().bytes())?;
-        super::best_effort("remove an emptied directory", self.workdir.remove(temp.get()));
+        super::best_effort(
+            "remove an emptied directory",
+            self.workdir.remove(temp.get()),
+        );
         Ok(())
     }
 
@@ -229,12 +234,18 @@ impl Upper {
     pub fn whiteout(&self, dir: BorrowedFd<'_>, name: Name<'_>) -> Result<()> {
         match self.whiteouts {
             WhiteoutForm::Device => self.link_whiteout(|from| {
-                workdir::link(At::Entry(self.workdir.temp.as_fd(), from), dir, name.bytes())
+                workdir::link(
+                    At::Entry(self.workdir.temp.as_fd(), from),
+                    dir,
+                    name.bytes(),
+                )
             }),
-            WhiteoutForm::Aufs => match self.create_file(dir, mark::aufs_whiteout(name)?.get(), 0) {
-                Err(Errno::EXIST) => Ok(()),
-                other => other.map(drop),
-            },
+            WhiteoutForm::Aufs => {
+                match self.create_file(dir, mark::aufs_whiteout(name)?.get(), 0) {
+                    Err(Errno::EXIST) => Ok(()),
+                    other => other.map(drop),
+                }
+            }
         }
     }
 
@@ -243,7 +254,11 @@ impl Upper {
     pub fn whiteout_over(&self, dir: BorrowedFd<'_>, name: Name<'_>, is_dir: bool) -> Result<()> {
         if self.whiteouts == WhiteoutForm::Aufs {
             self.whiteout(dir, name)?;
-            return if is_dir { self.remove_dir(dir, name) } else { self.unlink(dir, name) };
+            return if is_dir {
+                self.remove_dir(dir, name)
+            } else {
+                self.unlink(dir, name)
+            };
         }
         let temp = self.workdir.fresh_name()?;
         let temp_dir = self.workdir.temp.as_fd();
@@ -252,7 +267,10 @@ impl Upper {
         })?;
         let renamed = self.rename((temp_dir, temp.get()), (dir, name), is_dir);
         if is_dir || renamed.is_err() {
-            super::best_effort("remove what a whiteout replaced", self.workdir.remove(temp.get()));
+            super::best_effort(
+                "remove what a whiteout replaced",
+                self.workdir.remove(temp.get()),
+            );
         }
         renamed
     }
@@ -267,7 +285,11 @@ impl Upper {
                 Ok(()) => {}
             }
         }
-        if self.is_whiteout(dir, name)? { self.unlink(dir, name) } else { Ok(()) }
+        if self.is_whiteout(dir, name)? {
+            self.unlink(dir, name)
+        } else {
+            Ok(())
+        }
     }
 
     /// Whether the name itself is taken by a whiteout (a device, or a file with the xattr), which a new object must
@@ -366,6 +388,15 @@ impl Upper {
         }
     }
 
+    /// Syncs a directory whose entries changed, where `fsync=strict` promises that.
+    pub fn sync_if_strict(&self, dir: &impl AsFd) -> Result<()> {
+        if self.durability == Durability::Strict {
+            self.sync(dir, false)
+        } else {
+            Ok(())
+        }
+    }
+
     /// The directory of the hard-link index, if it is kept.
     pub fn index(&self) -> Option<BorrowedFd<'_>> {
         self.index.as_ref().map(AsFd::as_fd)
@@ -386,4 +417,3 @@ impl Upper {
         Ok(())
     }
 }
-

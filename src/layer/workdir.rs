@@ -37,7 +37,10 @@ pub struct Workdir {
 
 impl Workdir {
     pub(super) fn new(temp: OwnedFd) -> Self {
-        Self { temp, next: AtomicU64::new(0) }
+        Self {
+            temp,
+            next: AtomicU64::new(0),
+        }
     }
 
     /// A name no other temporary has.
@@ -49,16 +52,28 @@ impl Workdir {
     fn staged(&self, make: impl FnOnce(BorrowedFd<'_>, &[u8]) -> Result<()>) -> Result<Staged<'_>> {
         let name = self.fresh_name()?;
         make(self.temp.as_fd(), name.get().bytes())?;
-        Ok(Staged { workdir: self, name, present: true })
+        Ok(Staged {
+            workdir: self,
+            name,
+            present: true,
+        })
     }
 
     /// A new empty regular file and a descriptor to fill it.
     pub(super) fn stage_file(&self, mode: u16) -> Result<(Staged<'_>, OwnedFd)> {
-        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        let flags =
+            OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC | OFlags::NOFOLLOW;
         let mode = Mode::from_raw_mode(mode.into());
         let name = self.fresh_name()?;
         let fd = rustix::fs::openat(&self.temp, name.get().bytes(), flags, mode)?;
-        Ok((Staged { workdir: self, name, present: true }, fd))
+        Ok((
+            Staged {
+                workdir: self,
+                name,
+                present: true,
+            },
+            fd,
+        ))
     }
 
     /// A new directory.
@@ -103,7 +118,12 @@ impl Staged<'_> {
 
     /// Moves it to `dir/name`, replacing a non-directory there in the same instant.
     pub fn publish(mut self, dir: BorrowedFd<'_>, name: Name<'_>) -> Result<()> {
-        rustix::fs::renameat(&self.workdir.temp, self.name.get().bytes(), dir, name.bytes())?;
+        rustix::fs::renameat(
+            &self.workdir.temp,
+            self.name.get().bytes(),
+            dir,
+            name.bytes(),
+        )?;
         self.present = false;
         Ok(())
     }
@@ -140,7 +160,13 @@ pub(super) fn make_node(
 ) -> Result<()> {
     let (major, minor) = super::attr::decode_dev(rdev);
     let dev = rustix::fs::makedev(major, minor);
-    rustix::fs::mknodat(dir, name, kind.file_type(), Mode::from_raw_mode(mode.into()), dev)
+    rustix::fs::mknodat(
+        dir,
+        name,
+        kind.file_type(),
+        Mode::from_raw_mode(mode.into()),
+        dev,
+    )
 }
 
 /// Gives `of` another name.

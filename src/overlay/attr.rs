@@ -61,7 +61,11 @@ impl Overlay {
     pub(super) fn describe(&self, child: &LookupRef<'_>) -> Result<Found> {
         let node = child.node();
         let attr = self.attr(node)?;
-        Ok(Found { ino: node.ino, generation: node.generation, attr: self.show(node, attr) })
+        Ok(Found {
+            ino: node.ino,
+            generation: node.generation,
+            attr: self.show(node, attr),
+        })
     }
 
     /// As [`Overlay::describe`], handing the lookup count to the kernel.
@@ -167,27 +171,48 @@ impl Overlay {
     pub fn stat_fs(&self) -> Result<rustix::fs::StatVfs> {
         match &self.stack.upper {
             Some(upper) => upper.pinned(upper.root()).read().stat_fs(),
-            None => self.stack.roots.first().ok_or(Errno::IO)?.read_self(|at| at.stat_fs()),
+            None => self
+                .stack
+                .roots
+                .first()
+                .ok_or(Errno::IO)?
+                .read_self(|at| at.stat_fs()),
         }
     }
 }
 
-/// The mode after a write by someone without CAP_FSETID; sgid without group execute is no privilege.
+/// The mode after a write by someone without `CAP_FSETID`; sgid without group execute is no privilege.
 pub(super) fn without_suid(mode: u16) -> u16 {
     let cleared = mode & !0o4000;
-    if mode & 0o2010 == 0o2010 { cleared & !0o2000 } else { cleared }
+    if mode & 0o2010 == 0o2010 {
+        cleared & !0o2000
+    } else {
+        cleared
+    }
 }
 
 /// Times for the system; `None` leaves one as it is.
 pub(super) fn times(atime: Option<SetTime>, mtime: Option<SetTime>) -> Timestamps {
-    Timestamps { last_access: timespec(atime), last_modification: timespec(mtime) }
+    Timestamps {
+        last_access: timespec(atime),
+        last_modification: timespec(mtime),
+    }
 }
 
 fn timespec(time: Option<SetTime>) -> Timespec {
     match time {
-        None => Timespec { tv_sec: 0, tv_nsec: rustix::fs::UTIME_OMIT },
-        Some(SetTime::Now) => Timespec { tv_sec: 0, tv_nsec: rustix::fs::UTIME_NOW },
-        Some(SetTime::At(time)) => Timespec { tv_sec: time.sec, tv_nsec: time.nsec.into() },
+        None => Timespec {
+            tv_sec: 0,
+            tv_nsec: rustix::fs::UTIME_OMIT,
+        },
+        Some(SetTime::Now) => Timespec {
+            tv_sec: 0,
+            tv_nsec: rustix::fs::UTIME_NOW,
+        },
+        Some(SetTime::At(time)) => Timespec {
+            tv_sec: time.sec,
+            tv_nsec: time.nsec.into(),
+        },
     }
 }
 

@@ -67,12 +67,12 @@ impl Overlay {
         if node.kind == Kind::Directory {
             return self.copy_up_dir(node);
         }
-        if self.is_copied(node, data) {
+        if is_copied(node, data) {
             return Ok(());
         }
         self.upper()?;
         let _copying = node.copying.lock();
-        if self.is_copied(node, data) {
+        if is_copied(node, data) {
             return Ok(());
         }
         let source = match &node.state().real {
@@ -87,14 +87,20 @@ impl Overlay {
 
     /// Whether a change to `ino` has to copy data first, which may take long. `data`: the change is to its data.
     pub fn copies_data(&self, ino: u64, data: bool) -> bool {
-        self.nodes.get(ino).is_some_and(|node| self.node_copies_data(&node, data))
+        self.nodes
+            .get(ino)
+            .is_some_and(|node| self.node_copies_data(&node, data))
     }
 
     /// As [`Overlay::copies_data`], for what `parent/name` is known to be.
     pub fn name_copies_data(&self, parent: u64, name: Name<'_>) -> bool {
-        let Some(parent) = self.nodes.get(parent) else { return false };
+        let Some(parent) = self.nodes.get(parent) else {
+            return false;
+        };
         let Some(dir) = &parent.dir else { return false };
-        let Some(ino) = dir.state.lock().index.find(name).map(|entry| entry.node) else { return false };
+        let Some(ino) = dir.state.lock().index.find(name).map(|entry| entry.node) else {
+            return false;
+        };
         self.copies_data(ino, false)
     }
 
@@ -106,11 +112,6 @@ impl Overlay {
         let lower = matches!(state.real, Real::Lower(_)) && state.attr.size > 0;
         let unless_meta = data || !self.options.metacopy;
         (lower && unless_meta) || (data && state.data.is_some())
-    }
-
-    fn is_copied(&self, node: &Node, data: Data) -> bool {
-        let state = node.state();
-        !matches!(state.real, Real::Lower(_)) && (data == Data::Later || state.data.is_none())
     }
 
     fn copy_up_file(&self, node: &Arc<Node>, file: &LowerFile, data: Data) -> Result<()> {
@@ -134,7 +135,8 @@ impl Overlay {
     fn stage_copy(&self, file: &LowerFile, data: Data) -> Result<Copy<'_>> {
         let upper = self.upper()?;
         let lower = file.stat()?;
-        let cut = lower.kind == Kind::File && matches!(data, Data::UpTo(size) if size != lower.size);
+        let cut =
+            lower.kind == Kind::File && matches!(data, Data::UpTo(size) if size != lower.size);
         let (staged, fd, data) = match lower.kind {
             Kind::File => self.stage_content(file, &lower, data)?,
             Kind::Symlink => {
@@ -156,7 +158,13 @@ impl Overlay {
         {
             upper.sync(fd, upper.durability != Durability::Strict)?;
         }
-        Ok(Copy { staged, fd, data, lower, origin })
+        Ok(Copy {
+            staged,
+            fd,
+            data,
+            lower,
+            origin,
+        })
     }
 
     fn stage_content(
@@ -209,7 +217,10 @@ impl Overlay {
     ) -> Result<()> {
         let upper = self.upper()?;
         let now = to.read().stat()?;
-        let owner_first = Attr { mode: now.mode, ..*lower };
+        let owner_first = Attr {
+            mode: now.mode,
+            ..*lower
+        };
         if upper.override_name.is_none() {
             upper.set_owner_and_mode(to, &owner_first, &now)?;
         }
@@ -228,7 +239,13 @@ impl Overlay {
         let parent_fd = self.upper_dir(&alias.parent)?;
         let parent_attr = upper.stat(upper.pinned(parent_fd.as_fd()).read())?;
         let name = alias.name.get();
-        let Copy { staged, fd, data, lower, origin } = copy;
+        let Copy {
+            staged,
+            fd,
+            data,
+            lower,
+            origin,
+        } = copy;
         let attr = upper.stat(staged.at().read())?;
         let index_as = match (&self.index_fd, &origin) {
             (Some(_), Some(origin)) if lower.nlink > 1 => {
@@ -237,21 +254,18 @@ impl Overlay {
             _ => None,
         };
         self.mark_impure(&mut state, upper.pinned(parent_fd.as_fd()))?;
-        let real = match index_as {
-            Some(entry) => {
-                self.publish_indexed(node, staged, &entry, &lower, (parent_fd.as_fd(), name))?;
-                Real::Indexed(entry)
-            }
-            None => {
-                staged.publish(parent_fd.as_fd(), name)?;
-                Real::Upper
-            }
+        let real = if let Some(entry) = index_as {
+            self.publish_indexed(node, staged, &entry, &lower, (parent_fd.as_fd(), name))?;
+            Real::Indexed(entry)
+        } else {
+            staged.publish(parent_fd.as_fd(), name)?;
+            Real::Upper
         };
-        state.index.update(name, |entry| (entry.source, entry.below) = (Source::Upper, true));
+        state.index.update(name, |entry| {
+            (entry.source, entry.below) = (Source::Upper, true);
+        });
         copy_times(&parent_attr, upper.pinned(parent_fd.as_fd()))?;
-        if upper.durability == Durability::Strict {
-            upper.sync(&parent_fd, false)?;
-        }
+        upper.sync_if_strict(&parent_fd)?;
         alias.parent.stale();
         drop(state);
         self.moved_up(node, real, attr, fd, data);
@@ -289,9 +303,11 @@ impl Overlay {
         let mut state = dir.state.lock();
         let name = alias.name.get();
         let lower = match state.index.find(name).map(|entry| entry.source) {
-            Some(Source::Lower(position)) => {
-                state.lowers.get(usize::from(position)).ok_or(Errno::IO)?.stat(name)?
-            }
+            Some(Source::Lower(position)) => state
+                .lowers
+                .get(usize::from(position))
+                .ok_or(Errno::IO)?
+                .stat(name)?,
             Some(Source::Upper) => return Ok(()),
             Some(Source::Whiteout) | None => return Err(Errno::NOENT),
         };
@@ -305,7 +321,9 @@ impl Overlay {
         }
         self.mark_impure(&mut state, upper.pinned(parent_fd.as_fd()))?;
         upper.link(held.read(), parent_fd.as_fd(), name)?;
-        state.index.update(name, |entry| (entry.source, entry.below) = (Source::Upper, true));
+        state.index.update(name, |entry| {
+            (entry.source, entry.below) = (Source::Upper, true);
+        });
         copy_times(&parent_attr, upper.pinned(parent_fd.as_fd()))?;
         node.stale();
         alias.parent.stale();
@@ -317,7 +335,9 @@ impl Overlay {
     fn adopt_unlinked(&self, node: &Arc<Node>, copy: Copy<'_>) -> Result<()> {
         let pinned = copy.staged.at().read().pin()?;
         let attr = self.upper()?.stat(copy.staged.at().read())?;
-        let Copy { staged, fd, data, .. } = copy;
+        let Copy {
+            staged, fd, data, ..
+        } = copy;
         drop(staged);
         self.moved_up(node, Real::Pinned(Arc::new(pinned)), attr, fd, data);
         Ok(())
@@ -358,7 +378,9 @@ impl Overlay {
     /// Brings the data of a metadata-only copy to the upper.
     fn complete_data(&self, node: &Arc<Node>, data: Data) -> Result<()> {
         let upper = self.upper()?;
-        let Some(content) = node.state().data.clone() else { return Ok(()) };
+        let Some(content) = node.state().data.clone() else {
+            return Ok(());
+        };
         let held = {
             let _names = self.names.read();
             self.held(node)?
@@ -382,7 +404,11 @@ impl Overlay {
         io::truncate(&fd, before.size)?;
         upper.sync(&fd, true)?;
         if let Some(caps) = caps {
-            at.set_xattr(c"security.capability", &caps, rustix::fs::XattrFlags::empty())?;
+            at.set_xattr(
+                c"security.capability",
+                &caps,
+                rustix::fs::XattrFlags::empty(),
+            )?;
         }
         if widened || at.read().stat()?.mode != on_disk.mode {
             at.chmod(on_disk.mode)?;
@@ -411,7 +437,9 @@ impl Overlay {
             let mut next = Arc::clone(dir);
             let alias = loop {
                 let alias = next.state().aliases.first().cloned();
-                let Some(alias) = alias else { return self.adopt_removed_dir(&next) };
+                let Some(alias) = alias else {
+                    return self.adopt_removed_dir(&next);
+                };
                 if alias.parent.ino == ROOT || alias.parent.in_upper() {
                     break alias;
                 }
@@ -465,9 +493,7 @@ impl Overlay {
         self.mark_impure(&mut parent_state, upper.pinned(parent_fd.as_fd()))?;
         staged.publish(parent_fd.as_fd(), alias.name.get())?;
         copy_times(&parent_attr, upper.pinned(parent_fd.as_fd()))?;
-        if upper.durability == Durability::Strict {
-            upper.sync(&parent_fd, false)?;
-        }
+        upper.sync_if_strict(&parent_fd)?;
         let update = |entry: &mut super::index::Entry| {
             (entry.source, entry.below) = (Source::Upper, true);
         };
@@ -479,4 +505,9 @@ impl Overlay {
         alias.parent.stale();
         Ok(())
     }
+}
+
+fn is_copied(node: &Node, data: Data) -> bool {
+    let state = node.state();
+    !matches!(state.real, Real::Lower(_)) && (data == Data::Later || state.data.is_none())
 }

@@ -84,33 +84,28 @@ impl Overlay {
         let fd = self.upper_dir(&parent)?;
         let plan = self.plan((&parent_attr, fd.as_fd()), &state, name, new, mode, caller)?;
         let file = if plan.staged {
-            self.create_staged(upper, (fd.as_fd(), name), new, &plan, state.default_acl)?
+            create_staged(upper, (fd.as_fd(), name), new, &plan, state.default_acl)?
         } else {
             create_in_place(upper, (fd.as_fd(), name), new, plan.mode)?
         };
         if plan.over_whiteout {
             upper.remove_whiteout(fd.as_fd(), name)?;
         }
-        if upper.durability == Durability::Strict {
-            upper.sync(&fd, false)?;
-        }
+        upper.sync_if_strict(&fd)?;
         parent.stale();
         let opaque = plan.over_whiteout && new.kind() == Kind::Directory;
         let child = self.new_child(upper, (fd.as_fd(), name), file, opaque, state.default_acl)?;
         let reference = self.admit(&parent, &name.to_owned(), child);
         let ino = reference.node().ino;
-        state.index.set(name.to_owned(), new.kind(), Source::Upper, below, ino);
+        state
+            .index
+            .set(name.to_owned(), new.kind(), Source::Upper, below, ino);
         drop(state);
         self.found(reference)
     }
 
     /// Makes sure that `name` is free; answers whether a lower layer has something by that name.
-    fn check_free(
-        &self,
-        parent: &Arc<Node>,
-        state: &mut DirState,
-        name: Name<'_>,
-    ) -> Result<bool> {
+    fn check_free(&self, parent: &Arc<Node>, state: &mut DirState, name: Name<'_>) -> Result<bool> {
         if state.dead {
             return Err(Errno::NOENT);
         }
@@ -134,15 +129,25 @@ impl Overlay {
         let upper = self.upper()?;
         let kind = new.kind();
         let inherits_acl = state.default_acl && kind != Kind::Symlink;
-        let mut mode = if inherits_acl { mode } else { mode & !caller.umask };
+        let mut mode = if inherits_acl {
+            mode
+        } else {
+            mode & !caller.umask
+        };
         let setgid = parent.mode & 0o2000 != 0;
         if setgid && kind == Kind::Directory {
             mode |= 0o2000;
         }
         let uid = self.ids.store_uid(caller.uid);
-        let gid = if setgid { Some(parent.gid) } else { self.ids.store_gid(caller.gid) };
-        let over_whiteout =
-            state.index.find(name).is_some_and(|entry| entry.source == Source::Whiteout);
+        let gid = if setgid {
+            Some(parent.gid)
+        } else {
+            self.ids.store_gid(caller.gid)
+        };
+        let over_whiteout = state
+            .index
+            .find(name)
+            .is_some_and(|entry| entry.source == Source::Whiteout);
         let same_owner = uid.is_none_or(|uid| uid == self.own.0)
             && (setgid || gid.is_none_or(|gid| gid == self.own.1));
         let staged = !same_owner
@@ -150,55 +155,13 @@ impl Overlay {
             || (over_whiteout && kind == Kind::Directory)
             || upper.durability == Durability::Strict
             || (over_whiteout && upper.is_whiteout(dir, name)?);
-        Ok(Plan { mode, uid, gid, over_whiteout, staged })
-    }
-
-    /// Makes the object in the workdir, complete, and moves it to its name.
-    fn create_staged(
-        &self,
-        upper: &Upper,
-        (dir, name): (BorrowedFd<'_>, Name<'_>),
-        new: New<'_>,
-        plan: &Plan,
-        default_acl: bool,
-    ) -> Result<Option<OwnedFd>> {
-        let private = plan.mode & 0o700;
-        let (staged, file) = match new {
-            New::File => {
-                let (staged, fd) = upper.stage_file(private)?;
-                (staged, Some(fd))
-            }
-            New::Directory => (upper.stage_dir(private)?, None),
-            New::Symlink(target) => (upper.stage_symlink(target)?, None),
-            New::Special(kind, rdev) => (upper.stage_node(kind, private, rdev)?, None),
-        };
-        let now = staged.at().read().stat()?;
-        let (kind, rdev) = match new {
-            New::Special(kind, rdev) => (kind, rdev),
-            other => (other.kind(), 0),
-        };
-        let uid = plan.uid.unwrap_or(now.uid);
-        let gid = plan.gid.unwrap_or(now.gid);
-        let mut mode = plan.mode;
-        let owned = Attr { uid, gid, kind, rdev, mode: now.mode, ..now };
-        if upper.override_name.is_none() {
-            upper.set_owner_and_mode(staged.at(), &owned, &now)?;
-        }
-        if default_acl && kind != Kind::Symlink {
-            let parent = upper.pinned(dir).read();
-            mode = acl::inherit_from(parent, staged.at(), kind == Kind::Directory, mode)?;
-        }
-        let now = staged.at().read().stat()?;
-        upper.set_owner_and_mode(staged.at(), &Attr { mode, ..owned }, &now)?;
-        if kind == Kind::Directory && plan.over_whiteout {
-            upper.set_opaque(staged.at())?;
-            if upper.is_whiteout(dir, name)? {
-                staged.publish_over(dir, name)?;
-                return Ok(file);
-            }
-        }
-        staged.publish(dir, name)?;
-        Ok(file)
+        Ok(Plan {
+            mode,
+            uid,
+            gid,
+            over_whiteout,
+            staged,
+        })
     }
 
     /// The node-to-be of what was just made at `dir/name`.
@@ -216,7 +179,12 @@ impl Overlay {
         };
         let number = self.inos.number(attr.dev, attr.ino);
         if attr.kind == Kind::Directory {
-            let mut state = DirState { in_upper: true, opaque, default_acl, ..DirState::default() };
+            let mut state = DirState {
+                in_upper: true,
+                opaque,
+                default_acl,
+                ..DirState::default()
+            };
             state.index = Index::empty();
             return Ok(Resolved::directory(number, attr, state));
         }
@@ -254,14 +222,20 @@ impl Overlay {
         }
         let known_as = {
             let node_state = node.state();
-            node_state.aliases.first().filter(|_| node_state.data.is_some()).cloned()
+            node_state
+                .aliases
+                .first()
+                .filter(|_| node_state.data.is_some())
+                .cloned()
         };
         if let Some(alias) = known_as {
             keep_data_path(upper, held.change(upper), &alias.parent, alias.name.get())?;
         }
         self.store_nlink(&node)?;
-        let over_whiteout =
-            state.index.find(name).is_some_and(|entry| entry.source == Source::Whiteout);
+        let over_whiteout = state
+            .index
+            .find(name)
+            .is_some_and(|entry| entry.source == Source::Whiteout);
         if over_whiteout && upper.is_whiteout(fd.as_fd(), name)? {
             upper.stage_link(held.read())?.publish(fd.as_fd(), name)?;
         } else {
@@ -273,14 +247,19 @@ impl Overlay {
         Self::count_link(&node, 1);
         parent.stale();
         let name = name.to_owned();
-        node.add_alias(Alias { parent: Arc::clone(&parent), name: name.clone() });
+        node.add_alias(Alias {
+            parent: Arc::clone(&parent),
+            name: name.clone(),
+        });
         {
             let mut node_state = node.state();
             if let Real::Pinned(_) = node_state.real {
                 node_state.real = Real::Upper;
             }
         }
-        state.index.set(name, node.kind, Source::Upper, below, node.ino);
+        state
+            .index
+            .set(name, node.kind, Source::Upper, below, node.ino);
         drop(state);
         let reference = self.nodes.reference(ino).ok_or(Errno::STALE)?;
         self.found(reference)
@@ -300,4 +279,58 @@ fn create_in_place(
         New::Symlink(target) => upper.make_symlink(dir, name, target).map(|()| None),
         New::Special(kind, rdev) => upper.make_node(dir, name, kind, mode, rdev).map(|()| None),
     }
+}
+
+/// Makes the object in the workdir, complete, and moves it to its name.
+fn create_staged(
+    upper: &Upper,
+    (dir, name): (BorrowedFd<'_>, Name<'_>),
+    new: New<'_>,
+    plan: &Plan,
+    default_acl: bool,
+) -> Result<Option<OwnedFd>> {
+    let private = plan.mode & 0o700;
+    let (staged, file) = match new {
+        New::File => {
+            let (staged, fd) = upper.stage_file(private)?;
+            (staged, Some(fd))
+        }
+        New::Directory => (upper.stage_dir(private)?, None),
+        New::Symlink(target) => (upper.stage_symlink(target)?, None),
+        New::Special(kind, rdev) => (upper.stage_node(kind, private, rdev)?, None),
+    };
+    let now = staged.at().read().stat()?;
+    let (kind, rdev) = match new {
+        New::Special(kind, rdev) => (kind, rdev),
+        other => (other.kind(), 0),
+    };
+    let uid = plan.uid.unwrap_or(now.uid);
+    let gid = plan.gid.unwrap_or(now.gid);
+    let mut mode = plan.mode;
+    let owned = Attr {
+        uid,
+        gid,
+        kind,
+        rdev,
+        mode: now.mode,
+        ..now
+    };
+    if upper.override_name.is_none() {
+        upper.set_owner_and_mode(staged.at(), &owned, &now)?;
+    }
+    if default_acl && kind != Kind::Symlink {
+        let parent = upper.pinned(dir).read();
+        mode = acl::inherit_from(parent, staged.at(), kind == Kind::Directory, mode)?;
+    }
+    let now = staged.at().read().stat()?;
+    upper.set_owner_and_mode(staged.at(), &Attr { mode, ..owned }, &now)?;
+    if kind == Kind::Directory && plan.over_whiteout {
+        upper.set_opaque(staged.at())?;
+        if upper.is_whiteout(dir, name)? {
+            staged.publish_over(dir, name)?;
+            return Ok(file);
+        }
+    }
+    staged.publish(dir, name)?;
+    Ok(file)
 }

@@ -28,18 +28,26 @@ impl Ids {
 
     /// Changes owner and group from what is on disk to what the mount shows.
     pub fn show(&self, attr: &mut Attr) {
-        attr.uid = self.squash_uid.unwrap_or_else(|| to_inside(&self.uid_map, attr.uid));
-        attr.gid = self.squash_gid.unwrap_or_else(|| to_inside(&self.gid_map, attr.gid));
+        attr.uid = self
+            .squash_uid
+            .unwrap_or_else(|| to_inside(&self.uid_map, attr.uid));
+        attr.gid = self
+            .squash_gid
+            .unwrap_or_else(|| to_inside(&self.gid_map, attr.gid));
     }
 
     /// The owner to store for one given through the mount; `None` if owners are squashed and never stored.
     pub fn store_uid(&self, uid: u32) -> Option<u32> {
-        self.squash_uid.is_none().then(|| to_host(&self.uid_map, uid))
+        self.squash_uid
+            .is_none()
+            .then(|| to_host(&self.uid_map, uid))
     }
 
     /// As [`Ids::store_uid`], for groups.
     pub fn store_gid(&self, gid: u32) -> Option<u32> {
-        self.squash_gid.is_none().then(|| to_host(&self.gid_map, gid))
+        self.squash_gid
+            .is_none()
+            .then(|| to_host(&self.gid_map, gid))
     }
 }
 
@@ -49,7 +57,9 @@ fn to_inside(map: &[IdRange], id: u32) -> u32 {
     }
     map.iter()
         .find(|range| id >= range.host && id - range.host < range.len)
-        .map_or(OVERFLOW_ID, |range| range.inside.wrapping_add(id - range.host))
+        .map_or(OVERFLOW_ID, |range| {
+            range.inside.wrapping_add(id - range.host)
+        })
 }
 
 fn to_host(map: &[IdRange], id: u32) -> u32 {
@@ -58,7 +68,9 @@ fn to_host(map: &[IdRange], id: u32) -> u32 {
     }
     map.iter()
         .find(|range| id >= range.inside && id - range.inside < range.len)
-        .map_or(OVERFLOW_ID, |range| range.host.wrapping_add(id - range.inside))
+        .map_or(OVERFLOW_ID, |range| {
+            range.host.wrapping_add(id - range.inside)
+        })
 }
 
 #[cfg(test)]
@@ -68,8 +80,16 @@ mod tests {
     #[test]
     fn ids_map_both_ways_and_unmapped_ones_overflow() {
         let map = [
-            IdRange { host: 1000, inside: 0, len: 1 },
-            IdRange { host: 100_000, inside: 1, len: 65536 },
+            IdRange {
+                host: 1000,
+                inside: 0,
+                len: 1,
+            },
+            IdRange {
+                host: 100_000,
+                inside: 1,
+                len: 65536,
+            },
         ];
         assert_eq!(to_inside(&map, 1000), 0);
         assert_eq!(to_inside(&map, 100_004), 5);

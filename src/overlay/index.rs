@@ -109,25 +109,35 @@ fn hash(name: Name<'_>) -> u64 {
 }
 
 fn slot_hash(slots: &[Slot], slot: u32) -> u64 {
-    slots[slot as usize].entry.as_ref().map_or(0, |entry| hash(entry.name.get()))
+    slots[slot as usize]
+        .entry
+        .as_ref()
+        .map_or(0, |entry| hash(entry.name.get()))
 }
 
 impl Index {
     /// The complete index of a new, empty directory.
     pub fn empty() -> Self {
-        Self { complete: true, ..Self::default() }
+        Self {
+            complete: true,
+            ..Self::default()
+        }
     }
 
     fn position(&self, name: Name<'_>) -> Option<usize> {
         let same = |&slot: &u32| {
-            self.slots[slot as usize].entry.as_ref().is_some_and(|entry| entry.name.get() == name)
+            self.slots[slot as usize]
+                .entry
+                .as_ref()
+                .is_some_and(|entry| entry.name.get() == name)
         };
         self.table.find(hash(name), same).map(|&slot| slot as usize)
     }
 
     /// The entry of `name`, whiteouts included.
     pub fn find(&self, name: Name<'_>) -> Option<&Entry> {
-        self.position(name).and_then(|slot| self.slots[slot].entry.as_ref())
+        self.position(name)
+            .and_then(|slot| self.slots[slot].entry.as_ref())
     }
 
     /// Number of names that exist.
@@ -141,15 +151,22 @@ impl Index {
     }
 
     fn count(&mut self, source: Source, by: isize) {
-        let counter =
-            if source == Source::Whiteout { &mut self.whiteouts } else { &mut self.visible };
+        let counter = if source == Source::Whiteout {
+            &mut self.whiteouts
+        } else {
+            &mut self.visible
+        };
         *counter = counter.saturating_add_signed(by);
     }
 
     /// Changes the entry of `name` in place.
     pub fn update(&mut self, name: Name<'_>, change: impl FnOnce(&mut Entry)) {
-        let Some(slot) = self.position(name) else { return };
-        let Some(entry) = self.slots[slot].entry.as_mut() else { return };
+        let Some(slot) = self.position(name) else {
+            return;
+        };
+        let Some(entry) = self.slots[slot].entry.as_mut() else {
+            return;
+        };
         let before = entry.source;
         change(entry);
         let after = entry.source;
@@ -161,7 +178,14 @@ impl Index {
     pub fn set(&mut self, name: OwnedName, kind: Kind, source: Source, below: bool, node: u64) {
         self.remove(name.get());
         let parts = Parts::None;
-        self.add(Entry { name, node, kind, source, below, parts });
+        self.add(Entry {
+            name,
+            node,
+            kind,
+            source,
+            below,
+            parts,
+        });
     }
 
     /// Adds an entry whose name is not there yet; its cookie is assigned.
@@ -171,16 +195,32 @@ impl Index {
         self.count(entry.source, 1);
         let hash_value = hash(entry.name.get());
         let slot = u32::try_from(self.slots.len()).unwrap_or(u32::MAX);
-        self.slots.push(Slot { cookie, entry: Some(entry) });
+        self.slots.push(Slot {
+            cookie,
+            entry: Some(entry),
+        });
         let slots = &self.slots;
-        self.table.insert_unique(hash_value, slot, |&slot| slot_hash(slots, slot));
+        self.table
+            .insert_unique(hash_value, slot, |&slot| slot_hash(slots, slot));
+    }
+
+    /// Notes that `name` is gone; `whiteout`: the upper holds one in its place, because a lower layer has the name.
+    pub fn take_away(&mut self, name: Name<'_>, whiteout: bool) {
+        if whiteout {
+            self.set(name.to_owned(), Kind::CharDevice, Source::Whiteout, true, 0);
+        } else {
+            self.remove(name);
+        }
     }
 
     /// Removes `name` altogether.
     pub fn remove(&mut self, name: Name<'_>) -> Option<Entry> {
         let slot = self.position(name)?;
         let slot_number = u32::try_from(slot).ok()?;
-        if let Ok(found) = self.table.find_entry(hash(name), |&other| other == slot_number) {
+        if let Ok(found) = self
+            .table
+            .find_entry(hash(name), |&other| other == slot_number)
+        {
             found.remove();
         }
         let entry = self.slots[slot].entry.take()?;
@@ -197,7 +237,8 @@ impl Index {
         let slots = &self.slots;
         for slot in 0..u32::try_from(slots.len()).unwrap_or(u32::MAX) {
             let hash_value = slot_hash(slots, slot);
-            self.table.insert_unique(hash_value, slot, |&slot| slot_hash(slots, slot));
+            self.table
+                .insert_unique(hash_value, slot, |&slot| slot_hash(slots, slot));
         }
     }
 
@@ -230,14 +271,24 @@ mod tests {
     }
 
     fn cookie(index: &Index, wanted: &str) -> u64 {
-        index.after(0).find(|(_, entry)| entry.name == name(wanted)).unwrap().0
+        index
+            .after(0)
+            .find(|(_, entry)| entry.name == name(wanted))
+            .unwrap()
+            .0
     }
 
     #[test]
     fn a_listing_goes_on_where_it_stopped_whatever_was_removed() {
         let mut index = Index::empty();
         for number in 0..200 {
-            index.set(name(&format!("f{number}")), Kind::File, Source::Upper, false, 0);
+            index.set(
+                name(&format!("f{number}")),
+                Kind::File,
+                Source::Upper,
+                false,
+                0,
+            );
         }
         let middle = cookie(&index, "f99");
         for number in 0..100 {
@@ -255,7 +306,13 @@ mod tests {
     fn compaction_keeps_names_and_cookies() {
         let mut index = Index::empty();
         for number in 0..1000 {
-            index.set(name(&format!("f{number}")), Kind::File, Source::Upper, false, 0);
+            index.set(
+                name(&format!("f{number}")),
+                Kind::File,
+                Source::Upper,
+                false,
+                0,
+            );
         }
         let before = cookie(&index, "f900");
         for number in 0..900 {

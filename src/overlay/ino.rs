@@ -48,13 +48,25 @@ impl InoMap {
     /// `first` is the device whose numbers are kept; `narrow` keeps all numbers below 2^32.
     pub fn new(first: u64, narrow: bool) -> Self {
         let next = if narrow { DYNAMIC_32 } else { DYNAMIC };
-        let numbers = Numbers { filesystems: vec![first], assigned: FxHashMap::default(), next };
-        Self { numbers: Mutex::new(numbers), first, narrow }
+        let numbers = Numbers {
+            filesystems: vec![first],
+            assigned: FxHashMap::default(),
+            next,
+        };
+        Self {
+            numbers: Mutex::new(numbers),
+            first,
+            narrow,
+        }
     }
 
     /// The number of the object `ino` on the filesystem `dev`.
     pub fn number(&self, dev: u64, ino: u64) -> u64 {
-        let limit = if self.narrow { DYNAMIC_32 } else { 1 << FS_SHIFT };
+        let limit = if self.narrow {
+            DYNAMIC_32
+        } else {
+            1 << FS_SHIFT
+        };
         if dev == self.first && ino > ROOT && ino < limit {
             return ino;
         }

@@ -29,17 +29,23 @@ impl Overlay {
 
     /// The index entry of the inode with this origin, if it is the inode with these attributes.
     pub(super) fn index_entry(&self, origin: &[u8], attr: &Attr) -> Result<Option<OwnedName>> {
-        let Some(found) = self.look_up_index(origin)? else { return Ok(None) };
+        let Some(found) = self.look_up_index(origin)? else {
+            return Ok(None);
+        };
         Ok(((found.1.dev, found.1.ino) == (attr.dev, attr.ino)).then_some(found.0))
     }
 
     fn look_up_index(&self, origin: &[u8]) -> Result<Option<(OwnedName, Attr)>> {
-        let Some(index) = &self.index_fd else { return Ok(None) };
+        let Some(index) = &self.index_fd else {
+            return Ok(None);
+        };
         if !self.index_used.load(Ordering::Relaxed) {
             return Ok(None);
         }
         let name = index_name(origin);
-        let Ok(name) = Name::from_bytes(&name) else { return Ok(None) };
+        let Ok(name) = Name::from_bytes(&name) else {
+            return Ok(None);
+        };
         match self.upper()?.stat(At::Entry(index.as_fd(), name)) {
             Ok(attr) if mark::is_whiteout(&attr) => Ok(None),
             Ok(attr) => Ok(Some((name.to_owned(), attr))),
@@ -58,8 +64,12 @@ impl Overlay {
         if lower.nlink < 2 || self.index_fd.is_none() || !self.index_used.load(Ordering::Relaxed) {
             return Ok(None);
         }
-        let Some(origin) = file.origin()? else { return Ok(None) };
-        let Some((name, attr)) = self.look_up_index(&origin)? else { return Ok(None) };
+        let Some(origin) = file.origin()? else {
+            return Ok(None);
+        };
+        let Some((name, attr)) = self.look_up_index(&origin)? else {
+            return Ok(None);
+        };
         let index = self.index_fd.as_ref().ok_or(Errno::IO)?;
         let marks = Marks::read(At::Entry(index.as_fd(), name.get()))?;
         let mut state = State::new(attr, Real::Indexed(name));
@@ -76,7 +86,9 @@ impl Overlay {
     /// Writes the union's link count, relative to the upper inode: before that gains or loses a name together with the
     /// union, or after it gained one that the union had already.
     pub(super) fn store_nlink(&self, node: &Arc<Node>) -> Result<()> {
-        let Some(union) = node.state().union_nlink else { return Ok(()) };
+        let Some(union) = node.state().union_nlink else {
+            return Ok(());
+        };
         let upper = self.upper()?;
         let held = self.held(node)?;
         let own = upper.stat(held.read())?.nlink;
@@ -88,7 +100,9 @@ impl Overlay {
     /// Changes the union's link count in memory after a name came or went.
     pub(super) fn count_link(node: &Node, by: i32) {
         let mut state = node.state();
-        state.union_nlink = state.union_nlink.map(|count| count.saturating_add_signed(by));
+        state.union_nlink = state
+            .union_nlink
+            .map(|count| count.saturating_add_signed(by));
         state.stale();
     }
 

@@ -28,7 +28,9 @@ impl Overlay {
         let parent = self.node(parent)?;
         let dir = parent.dir.as_ref().ok_or(Errno::NOTDIR)?;
         let mut state = dir.state.lock();
-        let Some(child) = self.child(&parent, &mut state, name)? else { return Ok(None) };
+        let Some(child) = self.child(&parent, &mut state, name)? else {
+            return Ok(None);
+        };
         drop(state);
         self.found(child).map(Some)
     }
@@ -69,8 +71,16 @@ impl Overlay {
         state: &mut DirState,
         name: Name<'_>,
     ) -> Result<Option<LookupRef<'_>>> {
-        let source = if state.in_upper { Source::Upper } else { Source::Lower(0) };
-        let parts = if state.in_upper { Parts::None } else { Parts::One(0) };
+        let source = if state.in_upper {
+            Source::Upper
+        } else {
+            Source::Lower(0)
+        };
+        let parts = if state.in_upper {
+            Parts::None
+        } else {
+            Parts::One(0)
+        };
         let entry = Entry {
             name: name.to_owned(),
             node: 0,
@@ -105,15 +115,23 @@ impl Overlay {
             Err(Errno::NOENT) => return Ok(None),
             other => other?,
         };
-        let Some(resolved) = found else { return Ok(None) };
+        let Some(resolved) = found else {
+            return Ok(None);
+        };
         self.counters.count(&self.counters.nodes_made);
         let kind = resolved.state.attr.kind;
         let node = self.admit(parent, &entry.name, resolved);
         let ino = node.node().ino;
         if state.index.find(entry.name.get()).is_some() {
-            state.index.update(entry.name.get(), |entry| (entry.node, entry.kind) = (ino, kind));
+            state.index.update(entry.name.get(), |entry| {
+                (entry.node, entry.kind) = (ino, kind);
+            });
         } else {
-            state.index.add(Entry { node: ino, kind, ..entry.clone() });
+            state.index.add(Entry {
+                node: ino,
+                kind,
+                ..entry.clone()
+            });
         }
         Ok(Some(node))
     }
@@ -133,21 +151,31 @@ impl Overlay {
         if attr.kind == Kind::Directory {
             let lowers = self.lower_parts(state, entry, &attr)?;
             let number = self.inos.number(attr.dev, attr.ino);
-            let dir = DirState { lowers, ..DirState::default() };
+            let dir = DirState {
+                lowers,
+                ..DirState::default()
+            };
             return Ok(Some(Resolved::directory(number, attr, dir)));
         }
-        if attr.size == 0 && attr.kind == Kind::File && dir.read_self(Marks::read)?.xattr_whiteouts {
+        if attr.size == 0 && attr.kind == Kind::File && dir.read_self(Marks::read)?.xattr_whiteouts
+        {
             let marks = dir.marks(name)?;
             if marks.whiteout {
                 return Ok(None);
             }
         }
-        let file = LowerFile { dir: Arc::clone(dir), name: entry.name.clone() };
+        let file = LowerFile {
+            dir: Arc::clone(dir),
+            name: entry.name.clone(),
+        };
         let number = self.inos.number(attr.dev, attr.ino);
         if let Some(indexed) = self.find_indexed(&file, &attr, number)? {
             return Ok(Some(indexed));
         }
-        Ok(Some(Resolved::file(number, State::new(attr, Real::Lower(file)))))
+        Ok(Some(Resolved::file(
+            number,
+            State::new(attr, Real::Lower(file)),
+        )))
     }
 
     fn resolve_upper(
@@ -169,8 +197,15 @@ impl Overlay {
         }
         // Only a directory that is merged, or marked impure, can hold copied-up entries.
         let copied_up = state.impure || !state.lowers.is_empty();
-        let marks = if copied_up { Marks::read(at)? } else { Marks::default() };
-        let origin = marks.origin.as_deref().and_then(|origin| self.decode_origin(origin));
+        let marks = if copied_up {
+            Marks::read(at)?
+        } else {
+            Marks::default()
+        };
+        let origin = marks
+            .origin
+            .as_deref()
+            .and_then(|origin| self.decode_origin(origin));
         let (dev, ino) = origin.unwrap_or((attr.dev, attr.ino));
         let number = self.inos.number(dev, ino);
         let mut file = State::new(attr, Real::Upper);
@@ -179,12 +214,17 @@ impl Overlay {
             file.attr.blocks = data.stat()?.blocks;
             file.data = Some(Box::new(data));
         }
-        if attr.nlink > 1 && let Some(origin) = &marks.origin {
+        if attr.nlink > 1
+            && let Some(origin) = &marks.origin
+        {
             let lower_nlink = || {
                 if marks.lower_nlink.is_some() {
                     return marks.lower_nlink;
                 }
-                let lower = state.lowers.iter().find_map(|dir| dir.stat(entry.name.get()).ok())?;
+                let lower = state
+                    .lowers
+                    .iter()
+                    .find_map(|dir| dir.stat(entry.name.get()).ok())?;
                 ((lower.dev, lower.ino) == (dev, ino)).then_some(lower.nlink)
             };
             if let Some(name) = self.index_entry(origin, &attr)? {
@@ -225,7 +265,10 @@ impl Overlay {
             default_acl: marks.default_acl,
             ..DirState::default()
         };
-        Ok(Resolved { redirect: marks.redirect, ..Resolved::directory(number, attr, dir) })
+        Ok(Resolved {
+            redirect: marks.redirect,
+            ..Resolved::directory(number, attr, dir)
+        })
     }
 
     /// The lower directories merged under `entry`. `attr` are those of its topmost object.
@@ -233,11 +276,20 @@ impl Overlay {
         let mut lowers = Lowers::new();
         for &position in entry.parts.as_slice() {
             let position = usize::from(position);
-            let Some(dir) = state.lowers.get(position) else { continue };
+            let Some(dir) = state.lowers.get(position) else {
+                continue;
+            };
             let top = entry.source == Source::Lower(u16::try_from(position).unwrap_or(u16::MAX));
             // Only a layer that is not a private clone can have another filesystem mounted inside it.
-            let own = if top || dir.lower().private { *attr } else { dir.stat(entry.name.get())? };
-            let sealed = Attr { mount_root: own.mount_root && !dir.lower().private, ..own };
+            let own = if top || dir.lower().private {
+                *attr
+            } else {
+                dir.stat(entry.name.get())?
+            };
+            let sealed = Attr {
+                mount_root: own.mount_root && !dir.lower().private,
+                ..own
+            };
             lowers.push(dir.child(entry.name.clone(), &sealed));
             let below = dir.lower().position + 1;
             if below == self.stack.lowers.len() {
@@ -315,7 +367,10 @@ impl Overlay {
                 Err(error) => return Err(error),
                 Ok(attr) if attr.kind != Kind::File => break,
                 Ok(attr) => {
-                    let file = LowerFile { dir: Arc::clone(dir), name };
+                    let file = LowerFile {
+                        dir: Arc::clone(dir),
+                        name,
+                    };
                     return self.data_of(&file, &attr);
                 }
             }
@@ -346,7 +401,9 @@ impl Overlay {
 
     /// Device and inode number of the lower object in an origin mark.
     fn decode_origin(&self, origin: &[u8]) -> Option<(u64, u64)> {
-        self.origins.iter().find_map(|(space, dev)| Some((*dev, space.decode(origin)?)))
+        self.origins
+            .iter()
+            .find_map(|(space, dev)| Some((*dev, space.decode(origin)?)))
     }
 
     /// Puts a resolved object into the table, or finds the node it already has as another name of it.
@@ -356,8 +413,16 @@ impl Overlay {
         name: &OwnedName,
         resolved: Resolved,
     ) -> LookupRef<'_> {
-        let alias = Alias { parent: Arc::clone(parent), name: name.clone() };
-        let Resolved { number, mut state, dir, redirect } = resolved;
+        let alias = Alias {
+            parent: Arc::clone(parent),
+            name: name.clone(),
+        };
+        let Resolved {
+            number,
+            mut state,
+            dir,
+            redirect,
+        } = resolved;
         let kind = state.attr.kind;
         let (dev, ino) = (state.attr.dev, state.attr.ino);
         let lower = matches!(state.real, Real::Lower(_));
@@ -374,11 +439,17 @@ impl Overlay {
             // A number that is taken: two copies of one origin, or one directory shown twice.
             let number = candidates.next().unwrap_or_else(|| {
                 tries += 1;
-                if tries == 1 { self.inos.assigned(dev, ino) } else { self.inos.fresh() }
+                if tries == 1 {
+                    self.inos.assigned(dev, ino)
+                } else {
+                    self.inos.fresh()
+                }
             });
             let generation = self.next_generation();
             let inserted = self.nodes.insert(number, || {
-                let (state, dir) = parts.take().unwrap_or_else(|| unreachable!("inserted once"));
+                let (state, dir) = parts
+                    .take()
+                    .unwrap_or_else(|| unreachable!("inserted once"));
                 Node::new(number, generation, kind, state, dir)
             });
             let existing = match inserted {
@@ -408,14 +479,24 @@ pub(super) struct Resolved {
 
 impl Resolved {
     pub(super) fn file(number: u64, state: State) -> Self {
-        Self { number, state, dir: None, redirect: None }
+        Self {
+            number,
+            state,
+            dir: None,
+            redirect: None,
+        }
     }
 
     pub(super) fn directory(number: u64, mut attr: Attr, dir: DirState) -> Self {
         if dir.sources() > 1 {
             attr.nlink = 1;
         }
-        Self { number, state: State::new(attr, Real::Directory), dir: Some(dir), redirect: None }
+        Self {
+            number,
+            state: State::new(attr, Real::Directory),
+            dir: Some(dir),
+            redirect: None,
+        }
     }
 }
 
@@ -428,8 +509,12 @@ pub(super) fn union_nlink(
 ) -> u32 {
     let counted = match mark {
         Some(NlinkMark::Upper(offset)) => upper.checked_add_signed(offset),
-        Some(NlinkMark::Lower(offset)) => lower().and_then(|lower| lower.checked_add_signed(offset)),
+        Some(NlinkMark::Lower(offset)) => {
+            lower().and_then(|lower| lower.checked_add_signed(offset))
+        }
         None => None,
     };
-    counted.filter(|&count| count > 0).unwrap_or_else(|| upper.saturating_sub(1).max(1))
+    counted
+        .filter(|&count| count > 0)
+        .unwrap_or_else(|| upper.saturating_sub(1).max(1))
 }

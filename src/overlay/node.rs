@@ -138,7 +138,10 @@ impl Dir {
 
 /// What a merged directory is made of.
 #[derive(Debug, Default)]
-#[expect(clippy::struct_excessive_bools, reason = "independent facts about one directory")]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "independent facts about one directory"
+)]
 pub struct DirState {
     /// It exists in the upper.
     pub in_upper: bool,
@@ -183,7 +186,10 @@ impl Node {
 
     /// Whether `parent/name` is one of its names.
     pub fn is_at(&self, parent: &Arc<Node>, name: Name<'_>) -> bool {
-        self.state().aliases.iter().any(|alias| alias.is(parent, name))
+        self.state()
+            .aliases
+            .iter()
+            .any(|alias| alias.is(parent, name))
     }
 
     /// Forgets what the attributes were.
@@ -194,11 +200,14 @@ impl Node {
     /// Adds a name.
     pub fn add_alias(&self, alias: Alias) {
         let mut state = self.state();
-        if !state.aliases.iter().any(|known| known.is(&alias.parent, alias.name.get())) {
+        if !state
+            .aliases
+            .iter()
+            .any(|known| known.is(&alias.parent, alias.name.get()))
+        {
             state.aliases.push(alias);
         }
     }
-
 
     /// Whether it lives in the upper; for a directory, whether it has an upper part.
     pub fn in_upper(&self) -> bool {
@@ -303,12 +312,19 @@ impl Drop for LookupRef<'_> {
 impl NodeTable {
     /// An empty table that keeps at most `cold_limit` unreferenced nodes.
     pub fn new(cold_limit: usize) -> Self {
-        Self { nodes: Mutex::default(), cold_limit }
+        Self {
+            nodes: Mutex::default(),
+            cold_limit,
+        }
     }
 
     /// The node of a request.
     pub fn get(&self, ino: u64) -> Option<Arc<Node>> {
-        self.nodes.lock().known.get(&ino).map(|known| Arc::clone(&known.node))
+        self.nodes
+            .lock()
+            .known
+            .get(&ino)
+            .map(|known| Arc::clone(&known.node))
     }
 
     /// A counted reference to a node.
@@ -316,7 +332,11 @@ impl NodeTable {
         let mut nodes = self.nodes.lock();
         let known = nodes.known.get_mut(&ino)?;
         known.lookups += 1;
-        Some(LookupRef { table: self, node: Arc::clone(&known.node), kept: false })
+        Some(LookupRef {
+            table: self,
+            node: Arc::clone(&known.node),
+            kept: false,
+        })
     }
 
     /// Adds a node made by `make` under `number`, or refers to the one that has the number.
@@ -326,12 +346,23 @@ impl NodeTable {
             Entry::Occupied(mut taken) => {
                 taken.get_mut().lookups += 1;
                 let node = Arc::clone(&taken.get().node);
-                Inserted::Taken(LookupRef { table: self, node, kept: false })
+                Inserted::Taken(LookupRef {
+                    table: self,
+                    node,
+                    kept: false,
+                })
             }
             Entry::Vacant(free) => {
                 let node = Arc::new(make());
-                free.insert(Known { node: Arc::clone(&node), lookups: 1 });
-                Inserted::New(LookupRef { table: self, node, kept: false })
+                free.insert(Known {
+                    node: Arc::clone(&node),
+                    lookups: 1,
+                });
+                Inserted::New(LookupRef {
+                    table: self,
+                    node,
+                    kept: false,
+                })
             }
         }
     }
@@ -340,7 +371,9 @@ impl NodeTable {
     pub fn forget(&self, ino: u64, count: u64) {
         let mut freed = SmallVec::<[Arc<Node>; 4]>::new();
         let mut nodes = self.nodes.lock();
-        let Some(known) = nodes.known.get_mut(&ino) else { return };
+        let Some(known) = nodes.known.get_mut(&ino) else {
+            return;
+        };
         known.lookups = known.lookups.saturating_sub(count);
         if known.lookups > 0 || ino == ROOT {
             return;
@@ -351,8 +384,13 @@ impl NodeTable {
             nodes.cold.push_back(ino);
         }
         while nodes.cold.len() > self.cold_limit {
-            let Some(oldest) = nodes.cold.pop_front() else { break };
-            let unused = nodes.known.get(&oldest).is_some_and(|known| known.lookups == 0);
+            let Some(oldest) = nodes.cold.pop_front() else {
+                break;
+            };
+            let unused = nodes
+                .known
+                .get(&oldest)
+                .is_some_and(|known| known.lookups == 0);
             if unused && oldest != ROOT {
                 freed.extend(nodes.known.remove(&oldest).map(|known| known.node));
             }
@@ -369,7 +407,11 @@ impl NodeTable {
 
     /// Whether the kernel may still use the node.
     pub fn is_referenced(&self, ino: u64) -> bool {
-        self.nodes.lock().known.get(&ino).is_some_and(|known| known.lookups > 0)
+        self.nodes
+            .lock()
+            .known
+            .get(&ino)
+            .is_some_and(|known| known.lookups > 0)
     }
 
     /// Number of nodes, and how many of them nobody references.

@@ -30,7 +30,11 @@ impl Overlay {
         let fd = self.file(&node, false)?;
         let size = {
             let state = node.state();
-            if state.fresh { state.attr.size } else { u64::MAX }
+            if state.fresh {
+                state.attr.size
+            } else {
+                u64::MAX
+            }
         };
         io::read_cached_at(fd.as_fd(), buffer, offset, size)
     }
@@ -58,13 +62,13 @@ impl Overlay {
         done
     }
 
-    /// lseek(2) with SEEK_DATA (`data`) or SEEK_HOLE.
+    /// lseek(2) with `SEEK_DATA` (`data`) or `SEEK_HOLE`.
     pub fn seek(&self, ino: u64, offset: u64, data: bool) -> Result<u64> {
         let node = self.node(ino)?;
         io::seek(self.file(&node, false)?.as_fd(), offset, data)
     }
 
-    /// copy_file_range(2) between two files of the mount.
+    /// `copy_file_range(2)` between two files of the mount.
     pub fn copy_range(&self, from: (u64, u64), to: (u64, u64), length: usize) -> Result<usize> {
         let (source, target) = (self.node(from.0)?, self.node(to.0)?);
         self.copy_up(&target, Data::All)?;
@@ -82,7 +86,9 @@ impl Overlay {
     /// fsync(2) or fdatasync(2); a file that is not in the upper has nothing to sync.
     pub fn sync(&self, ino: u64, data_only: bool) -> Result<()> {
         let node = self.node(ino)?;
-        let Some(upper) = &self.stack.upper else { return Ok(()) };
+        let Some(upper) = &self.stack.upper else {
+            return Ok(());
+        };
         if !node.in_upper() {
             return Ok(());
         }
@@ -120,13 +126,19 @@ impl Overlay {
 
     fn file_locked(&self, node: &Arc<Node>, write: bool) -> Result<Arc<OwnedFd>> {
         if node.kind != Kind::File {
-            return Err(if node.kind == Kind::Directory { Errno::ISDIR } else { Errno::INVAL });
+            return Err(if node.kind == Kind::Directory {
+                Errno::ISDIR
+            } else {
+                Errno::INVAL
+            });
         }
         let cached = node.state().io.clone();
         if let Some((slot, writable)) = cached
             && (writable || !write)
         {
-            return self.file_fds.get(&slot, || self.open_real(node, writable).map(|open| open.0));
+            return self
+                .file_fds
+                .get(&slot, || self.open_real(node, writable).map(|open| open.0));
         }
         let (fd, writable) = self.file_fds.retry(|| self.open_real(node, write))?;
         if write && !writable {
@@ -135,14 +147,19 @@ impl Overlay {
         let slot = self.file_fds.slot();
         self.file_fds.put(&slot, fd);
         node.state().io = Some((Arc::clone(&slot), writable));
-        self.file_fds.get(&slot, || self.open_real(node, writable).map(|open| open.0))
+        self.file_fds
+            .get(&slot, || self.open_real(node, writable).map(|open| open.0))
     }
 
     /// Opens what holds the data of `node`; says whether it takes writes.
     fn open_real(&self, node: &Arc<Node>, write: bool) -> Result<(OwnedFd, bool)> {
         let data = node.state().data.clone();
         if let Some(data) = data {
-            return if write { Err(Errno::ROFS) } else { data.open().map(|fd| (fd, false)) };
+            return if write {
+                Err(Errno::ROFS)
+            } else {
+                data.open().map(|fd| (fd, false))
+            };
         }
         match self.place(node)? {
             Place::Lower(_) if write => Err(Errno::ROFS),

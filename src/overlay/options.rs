@@ -30,21 +30,28 @@ pub enum Acl {
 pub struct Limits {
     /// Nodes kept although the kernel has forgotten them.
     pub nodes: usize,
-    /// Open directory descriptors; 0 = derived from RLIMIT_NOFILE.
+    /// Open directory descriptors; 0 = derived from `RLIMIT_NOFILE`.
     pub dir_fds: usize,
-    /// Open file descriptors for I/O; 0 = derived from RLIMIT_NOFILE.
+    /// Open file descriptors for I/O; 0 = derived from `RLIMIT_NOFILE`.
     pub file_fds: usize,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { nodes: 16384, dir_fds: 0, file_fds: 0 }
+        Self {
+            nodes: 16384,
+            dir_fds: 0,
+            file_fds: 0,
+        }
     }
 }
 
 /// Options of the union itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[expect(clippy::struct_excessive_bools, reason = "independent switches of the command line")]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "independent switches of the command line"
+)]
 pub struct Options {
     /// Rename lower and merged directories by a redirect (`redirect_dir=on`); off answers EXDEV.
     pub redirect_dir: bool,

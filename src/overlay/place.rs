@@ -108,12 +108,18 @@ impl Overlay {
             Real::Pinned(fd) => Ok(Place::Upper(Held { fd, name: None })),
             Real::Indexed(name) => {
                 let index = self.index_fd.as_ref().ok_or(Errno::IO)?;
-                Ok(Place::Upper(Held { fd: Arc::clone(index), name: Some(name) }))
+                Ok(Place::Upper(Held {
+                    fd: Arc::clone(index),
+                    name: Some(name),
+                }))
             }
             Real::Upper => {
                 let alias = alias.ok_or(Errno::NOENT)?;
                 let fd = self.upper_dir(&alias.parent)?;
-                Ok(Place::Upper(Held { fd, name: Some(alias.name) }))
+                Ok(Place::Upper(Held {
+                    fd,
+                    name: Some(alias.name),
+                }))
             }
             Real::Directory => Err(Errno::IO),
         }

@@ -53,7 +53,13 @@ impl Overlay {
             None => ROOT,
         };
         for (name, cookie, ino) in [(&b"."[..], DOT, node.ino), (&b".."[..], DOT_DOT, parent)] {
-            let dots = Listing { name, cookie, ino, kind: Kind::Directory, found: None };
+            let dots = Listing {
+                name,
+                cookie,
+                ino,
+                kind: Kind::Directory,
+                found: None,
+            };
             if after < cookie && add(&dots) {
                 return Ok(());
             }
@@ -135,13 +141,20 @@ impl Overlay {
 
     /// Makes sure that the index knows every name.
     pub(super) fn complete_index(&self, node: &Arc<Node>, state: &mut DirState) -> Result<()> {
-        if state.index.complete { Ok(()) } else { self.build_index(node, state) }
+        if state.index.complete {
+            Ok(())
+        } else {
+            self.build_index(node, state)
+        }
     }
 
     /// Lists all layers of a directory, top-down, into its index.
     pub(super) fn build_index(&self, node: &Arc<Node>, state: &mut DirState) -> Result<()> {
         self.counters.count(&self.counters.indexes_built);
-        let mut merge = Merge { index: Index::empty(), ..Merge::default() };
+        let mut merge = Merge {
+            index: Index::empty(),
+            ..Merge::default()
+        };
         if state.in_upper {
             let fd = self.upper_dir(node)?;
             let upper = self.upper()?;
@@ -173,7 +186,9 @@ impl Overlay {
             }
         }
         for entry in state.index.iter().filter(|entry| entry.node != 0) {
-            merge.index.update(entry.name.get(), |new| new.node = entry.node);
+            merge
+                .index
+                .update(entry.name.get(), |new| new.node = entry.node);
         }
         state.index = merge.index;
         Ok(())
@@ -247,7 +262,11 @@ struct Merge {
 impl Merge {
     fn add_upper(&mut self, raw: RawListing) {
         for (name, kind, whiteout) in raw.names {
-            let source = if whiteout { Source::Whiteout } else { Source::Upper };
+            let source = if whiteout {
+                Source::Whiteout
+            } else {
+                Source::Upper
+            };
             if whiteout || kind != Kind::Directory {
                 self.closed.insert(name.clone());
             }
@@ -256,7 +275,8 @@ impl Merge {
         for name in raw.hidden {
             self.closed.insert(name.clone());
             if self.index.find(name.get()).is_none() {
-                self.index.set(name, Kind::CharDevice, Source::Whiteout, false, 0);
+                self.index
+                    .set(name, Kind::CharDevice, Source::Whiteout, false, 0);
             }
         }
     }
@@ -272,18 +292,29 @@ impl Merge {
             let closed = self.closed.contains(&name);
             let directory = kind == Kind::Directory;
             match known {
-                None if closed => {}
+                _ if closed => {}
                 None => {
-                    let parts = if directory { Parts::One(position) } else { Parts::None };
+                    let parts = if directory {
+                        Parts::One(position)
+                    } else {
+                        Parts::None
+                    };
                     if !directory {
                         self.closed.insert(name.clone());
                     }
                     let source = Source::Lower(position);
-                    self.index.add(Entry { name, node: 0, kind, source, below: true, parts });
+                    self.index.add(Entry {
+                        name,
+                        node: 0,
+                        kind,
+                        source,
+                        below: true,
+                        parts,
+                    });
                 }
-                Some(_) if closed => {}
                 Some(_) if directory => {
-                    self.index.update(name.get(), |entry| entry.parts.push(position));
+                    self.index
+                        .update(name.get(), |entry| entry.parts.push(position));
                 }
                 Some(_) => {
                     self.closed.insert(name);

@@ -12,7 +12,6 @@ use super::index::Source;
 use super::node::{Alias, DirState, Node, Real};
 use crate::layer::attr::Kind;
 use crate::layer::name::Name;
-use crate::layer::stack::Durability;
 
 impl Overlay {
     /// unlink(2).
@@ -56,11 +55,19 @@ impl Overlay {
         parent: &Arc<Node>,
         name: Name<'_>,
     ) -> Result<Option<Arc<Node>>> {
-        let Some(node) = self.find_child(parent, name)? else { return Ok(None) };
+        let Some(node) = self.find_child(parent, name)? else {
+            return Ok(None);
+        };
         if self.has_links_below(&node) {
             self.copy_up(&node, Data::Later)?;
             let _names = self.names.read();
-            self.link_up(&node, &Alias { parent: Arc::clone(parent), name: name.to_owned() })?;
+            self.link_up(
+                &node,
+                &Alias {
+                    parent: Arc::clone(parent),
+                    name: name.to_owned(),
+                },
+            )?;
         }
         Ok(Some(node))
     }
@@ -84,9 +91,7 @@ impl Overlay {
         }
         let state = node.state();
         match &state.real {
-            Real::Lower(file) => {
-                state.attr.nlink > 1 && file.dir.lower().handles.is_some()
-            }
+            Real::Lower(file) => state.attr.nlink > 1 && file.dir.lower().handles.is_some(),
             Real::Indexed(_) => true,
             _ => false,
         }
@@ -97,7 +102,11 @@ impl Overlay {
         let dir = node.dir.as_ref().ok_or(Errno::NOTDIR)?;
         let mut state = dir.state.lock();
         self.complete_index(node, &mut state)?;
-        if state.index.visible() > 0 { Err(Errno::NOTEMPTY) } else { Ok(()) }
+        if state.index.visible() > 0 {
+            Err(Errno::NOTEMPTY)
+        } else {
+            Ok(())
+        }
     }
 
     /// Takes `name` away on disk and in the index of its directory.
@@ -134,14 +143,8 @@ impl Overlay {
             }
             Source::Whiteout => return Err(Errno::NOENT),
         };
-        if upper.durability == Durability::Strict {
-            upper.sync(&fd, false)?;
-        }
-        if hide {
-            state.index.set(name.to_owned(), Kind::CharDevice, Source::Whiteout, true, 0);
-        } else {
-            state.index.remove(name);
-        }
+        upper.sync_if_strict(&fd)?;
+        state.index.take_away(name, hide);
         parent.stale();
         Ok(())
     }
@@ -166,7 +169,12 @@ impl Overlay {
     }
 
     /// The node no longer has the name `parent/name`.
-    pub(super) fn lose_name(&self, node: &Arc<Node>, parent: &Arc<Node>, name: Name<'_>) -> Result<()> {
+    pub(super) fn lose_name(
+        &self,
+        node: &Arc<Node>,
+        parent: &Arc<Node>,
+        name: Name<'_>,
+    ) -> Result<()> {
         let unnamed = {
             let mut state = node.state();
             state.aliases.retain(|alias| !alias.is(parent, name));

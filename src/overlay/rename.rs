@@ -11,11 +11,10 @@ use super::Overlay;
 use super::copy_up::Data;
 use super::index::Source;
 use super::node::{Alias, DirState, Node, ROOT};
-use crate::layer::attr::{Attr, Kind};
 use crate::layer::at::UpperAt;
+use crate::layer::attr::{Attr, Kind};
 use crate::layer::mark::{self, Mark, Marks, Redirect};
 use crate::layer::name::Name;
-use crate::layer::stack::Durability;
 use crate::layer::upper::{Upper, WhiteoutForm};
 
 /// What to do about the target.
@@ -62,19 +61,20 @@ impl Locked<'_> {
 
 impl Overlay {
     /// renameat2(2).
-    pub fn rename(
-        &self,
-        from: (u64, Name<'_>),
-        to: (u64, Name<'_>),
-        mode: Mode,
-    ) -> Result<()> {
+    pub fn rename(&self, from: (u64, Name<'_>), to: (u64, Name<'_>), mode: Mode) -> Result<()> {
         self.upper()?;
         if mark::aufs_name(to.1.bytes()).is_some() {
             return Err(Errno::INVAL);
         }
         let (old_parent, new_parent) = (self.node(from.0)?, self.node(to.0)?);
-        let old = End { parent: &old_parent, name: from.1 };
-        let new = End { parent: &new_parent, name: to.1 };
+        let old = End {
+            parent: &old_parent,
+            name: from.1,
+        };
+        let new = End {
+            parent: &new_parent,
+            name: to.1,
+        };
         let node = self.find_child(old.parent, old.name)?.ok_or(Errno::NOENT)?;
         let victim = self.find_child(new.parent, new.name)?;
         match (mode, &victim) {
@@ -102,7 +102,9 @@ impl Overlay {
         }
         let _names = self.names.write();
         let still = node.is_at(old.parent, old.name)
-            && victim.as_ref().is_none_or(|victim| victim.is_at(new.parent, new.name));
+            && victim
+                .as_ref()
+                .is_none_or(|victim| victim.is_at(new.parent, new.name));
         if !still {
             return Err(Errno::NOENT);
         }
@@ -113,7 +115,9 @@ impl Overlay {
     }
 
     fn check_kinds(&self, node: &Node, victim: Option<&Arc<Node>>, mode: Mode) -> Result<()> {
-        if mode != Mode::Exchange && let Some(victim) = victim {
+        if mode != Mode::Exchange
+            && let Some(victim) = victim
+        {
             match (node.kind == Kind::Directory, victim.kind == Kind::Directory) {
                 (true, false) => return Err(Errno::NOTDIR),
                 (false, true) => return Err(Errno::ISDIR),
@@ -123,8 +127,10 @@ impl Overlay {
         let moved = std::iter::once(node)
             .chain(victim.filter(|_| mode == Mode::Exchange).map(AsRef::as_ref));
         for node in moved {
-            let has_lower =
-                node.dir.as_ref().is_some_and(|dir| !dir.state.lock().lowers.is_empty());
+            let has_lower = node
+                .dir
+                .as_ref()
+                .is_some_and(|dir| !dir.state.lock().lowers.is_empty());
             let redirects = self.options.redirect_dir && self.upper()?.prefix.is_some();
             if has_lower && !redirects {
                 return Err(Errno::XDEV);
@@ -138,25 +144,13 @@ impl Overlay {
         self.copy_up(node, Data::Later)?;
         if self.has_links_below(node) {
             let _names = self.names.read();
-            let alias = Alias { parent: Arc::clone(end.parent), name: end.name.to_owned() };
+            let alias = Alias {
+                parent: Arc::clone(end.parent),
+                name: end.name.to_owned(),
+            };
             self.link_up(node, &alias)?;
         }
         Ok(())
-    }
-
-    /// Locks both directories, an ancestor before its descendant.
-    fn lock_ends<'a>(&self, old: End<'a>, new: End<'a>) -> Result<Locked<'a>> {
-        let (from, to) = (old.parent, new.parent);
-        let lock = |node: &'a Arc<Node>| node.dir.as_ref().map(|dir| dir.state.lock());
-        if Arc::ptr_eq(from, to) {
-            let first = lock(from).ok_or(Errno::NOTDIR)?;
-            return Ok(Locked { first, second: None, swapped: false });
-        }
-        let swapped = is_ancestor(to, from) || (!is_ancestor(from, to) && to.ino < from.ino);
-        let (one, two) = if swapped { (to, from) } else { (from, to) };
-        let first = lock(one).ok_or(Errno::NOTDIR)?;
-        let second = Some(lock(two).ok_or(Errno::NOTDIR)?);
-        Ok(Locked { first, second, swapped })
     }
 
     fn replace(
@@ -167,7 +161,7 @@ impl Overlay {
         new: End<'_>,
     ) -> Result<()> {
         let upper = self.upper()?;
-        let mut dirs = self.lock_ends(old, new)?;
+        let mut dirs = lock_ends(old, new)?;
         if dirs.target().dead {
             return Err(Errno::NOENT);
         }
@@ -184,9 +178,13 @@ impl Overlay {
         if source != Source::Upper {
             return Err(Errno::STALE);
         }
-        let target = dirs.target().index.find(new.name).map(|entry| (entry.source, entry.below));
+        let target = dirs
+            .target()
+            .index
+            .find(new.name)
+            .map(|entry| (entry.source, entry.below));
         let below_target = target.is_some_and(|(_, below)| below);
-        self.mark_moved(node, below_target, upper, &from, (old, new))?;
+        mark_moved(node, below_target, upper, &from, (old, new))?;
         let impure = dirs.source().impure;
         if impure || hides {
             self.mark_impure(dirs.target(), upper.pinned(to.as_fd()))?;
@@ -197,24 +195,25 @@ impl Overlay {
             self.pin_last_name(victim)?;
             self.store_nlink(victim)?;
             if victim.kind == Kind::Directory {
-                self.clear_victim(victim, upper, &to, new.name)?;
+                clear_victim(victim, upper, &to, new.name)?;
             }
         }
         let over_whiteout = matches!(target, Some((Source::Whiteout, _)));
-        let is_dir = node.kind == Kind::Directory;
-        self.move_on_disk(upper, (&from, old.name), (&to, new.name), hides, over_whiteout, is_dir)?;
-        if upper.durability == Durability::Strict {
-            upper.sync(&to, false)?;
-            upper.sync(&from, false)?;
-        }
-        if hides {
-            let whiteout = Source::Whiteout;
-            dirs.source().index.set(old.name.to_owned(), Kind::CharDevice, whiteout, true, 0);
-        } else {
-            dirs.source().index.remove(old.name);
-        }
+        move_on_disk(
+            upper,
+            (&from, old.name),
+            (&to, new.name),
+            hides,
+            over_whiteout,
+            node.kind == Kind::Directory,
+        )?;
+        upper.sync_if_strict(&to)?;
+        upper.sync_if_strict(&from)?;
+        dirs.source().index.take_away(old.name, hides);
         let name = new.name.to_owned();
-        dirs.target().index.set(name, node.kind, Source::Upper, below_target, node.ino);
+        dirs.target()
+            .index
+            .set(name, node.kind, Source::Upper, below_target, node.ino);
         drop(dirs);
         if let Some(victim) = victim {
             self.lose_name(victim, new.parent, new.name)?;
@@ -228,19 +227,23 @@ impl Overlay {
 
     fn exchange(&self, one: &Arc<Node>, old: End<'_>, two: &Arc<Node>, new: End<'_>) -> Result<()> {
         let upper = self.upper()?;
-        let mut dirs = self.lock_ends(old, new)?;
+        let mut dirs = lock_ends(old, new)?;
         let from = self.upper_dir(old.parent)?;
         let to = self.upper_dir(new.parent)?;
         let entry = |state: &DirState, name| {
-            state.index.find(name).map(|entry| (entry.source, entry.below)).ok_or(Errno::NOENT)
+            state
+                .index
+                .find(name)
+                .map(|entry| (entry.source, entry.below))
+                .ok_or(Errno::NOENT)
         };
         let (source_one, below_one) = entry(dirs.source(), old.name)?;
         let (source_two, below_two) = entry(dirs.target(), new.name)?;
         if source_one != Source::Upper || source_two != Source::Upper {
             return Err(Errno::STALE);
         }
-        self.mark_moved(one, below_two, upper, &from, (old, new))?;
-        self.mark_moved(two, below_one, upper, &to, (new, old))?;
+        mark_moved(one, below_two, upper, &from, (old, new))?;
+        mark_moved(two, below_one, upper, &to, (new, old))?;
         let impure = dirs.source().impure || dirs.target().impure || below_one || below_two;
         if impure {
             self.mark_impure(dirs.source(), upper.pinned(from.as_fd()))?;
@@ -248,7 +251,9 @@ impl Overlay {
         }
         upper.rename((from.as_fd(), old.name), (to.as_fd(), new.name), true)?;
         let become_ = |state: &mut DirState, name, node: &Node| {
-            state.index.update(name, |entry| (entry.node, entry.kind) = (node.ino, node.kind));
+            state.index.update(name, |entry| {
+                (entry.node, entry.kind) = (node.ino, node.kind);
+            });
         };
         become_(dirs.source(), old.name, two);
         become_(dirs.target(), new.name, one);
@@ -257,91 +262,6 @@ impl Overlay {
         move_alias(two, new, old);
         for node in [one, two, old.parent, new.parent] {
             node.stale();
-        }
-        Ok(())
-    }
-
-    /// Writes what a directory or metacopy file needs to keep its content under another name.
-    fn mark_moved(
-        &self,
-        node: &Arc<Node>,
-        below_target: bool,
-        upper: &Upper,
-        dir: &Arc<OwnedFd>,
-        (end, other): (End<'_>, End<'_>),
-    ) -> Result<()> {
-        let at = upper.at(dir.as_fd(), end.name);
-        if node.state().data.is_some() {
-            return keep_data_path(upper, at, end.parent, end.name);
-        }
-        let Some(own) = &node.dir else { return Ok(()) };
-        let mut state = own.state.lock();
-        if state.lowers.is_empty() {
-            if below_target && !state.opaque {
-                upper.set_opaque(at)?;
-                state.opaque = true;
-            }
-            return Ok(());
-        }
-        let present = own.redirect();
-        // A redirect stays true wherever the directory goes, one to a sibling while it stays with its parent.
-        let same_parent = Arc::ptr_eq(end.parent, other.parent);
-        let redirect = match present {
-            Some(Redirect::Absolute(_)) => return Ok(()),
-            Some(Redirect::Sibling(_)) if same_parent => return Ok(()),
-            None if same_parent => Redirect::Sibling(end.name.to_owned()),
-            present => path_below(end.parent, end.name, present.as_ref()),
-        };
-        upper.set_mark(at, Mark::Redirect, &redirect.encode())?;
-        own.set_redirect(redirect);
-        Ok(())
-    }
-
-    /// Puts an empty opaque directory in place of one that holds whiteouts, so that it can be renamed over.
-    fn clear_victim(
-        &self,
-        victim: &Arc<Node>,
-        upper: &Upper,
-        dir: &Arc<OwnedFd>,
-        name: Name<'_>,
-    ) -> Result<()> {
-        let whiteouts = victim.dir.as_ref().map_or(0, |own| own.state.lock().index.whiteouts());
-        if whiteouts == 0 && upper.prefix.is_some() {
-            return Ok(());
-        }
-        let attr: Attr = upper.stat(upper.at(dir.as_fd(), name).read())?;
-        let staged = upper.stage_dir(0o700)?;
-        upper.set_owner_and_mode(staged.at(), &attr, &staged.at().read().stat()?)?;
-        if upper.prefix.is_some() {
-            upper.set_opaque(staged.at())?;
-        }
-        staged.publish_over(dir.as_fd(), name)
-    }
-
-    /// The rename itself. `hides`: a whiteout must be left at the old name; `over_whiteout`: one is at the new.
-    fn move_on_disk(
-        &self,
-        upper: &Upper,
-        (from, old): (&Arc<OwnedFd>, Name<'_>),
-        (to, new): (&Arc<OwnedFd>, Name<'_>),
-        hides: bool,
-        over_whiteout: bool,
-        is_dir: bool,
-    ) -> Result<()> {
-        let (source, target) = ((from.as_fd(), old), (to.as_fd(), new));
-        let device = over_whiteout && upper.is_whiteout(to.as_fd(), new)?;
-        if device && (hides || is_dir) && upper.whiteouts == WhiteoutForm::Device {
-            // The whiteout at the new name becomes that at the old one.
-            upper.rename(source, target, true)?;
-            return if hides { Ok(()) } else { upper.unlink(from.as_fd(), old) };
-        }
-        if hides {
-            upper.rename_and_whiteout(source, target)?;
-        } else {
-            upper.rename(source, target, false)?;
-        }
-        if over_whiteout && !device {
-            upper.remove_whiteout(to.as_fd(), new)?;
         }
         Ok(())
     }
@@ -362,8 +282,15 @@ fn is_ancestor(node: &Arc<Node>, below: &Arc<Node>) -> bool {
 
 fn move_alias(node: &Node, from: End<'_>, to: End<'_>) {
     let mut state = node.state();
-    let fresh = Alias { parent: Arc::clone(to.parent), name: to.name.to_owned() };
-    match state.aliases.iter_mut().find(|alias| alias.is(from.parent, from.name)) {
+    let fresh = Alias {
+        parent: Arc::clone(to.parent),
+        name: to.name.to_owned(),
+    };
+    match state
+        .aliases
+        .iter_mut()
+        .find(|alias| alias.is(from.parent, from.name))
+    {
         Some(alias) => *alias = fresh,
         None => state.aliases.push(fresh),
     }
@@ -406,4 +333,116 @@ fn path_below(parent: &Arc<Node>, name: Name<'_>, own: Option<&Redirect>) -> Red
     }
     path.reverse();
     Redirect::Absolute(path)
+}
+
+/// Locks both directories, an ancestor before its descendant.
+fn lock_ends<'a>(old: End<'a>, new: End<'a>) -> Result<Locked<'a>> {
+    let (from, to) = (old.parent, new.parent);
+    let lock = |node: &'a Arc<Node>| node.dir.as_ref().map(|dir| dir.state.lock());
+    if Arc::ptr_eq(from, to) {
+        let first = lock(from).ok_or(Errno::NOTDIR)?;
+        return Ok(Locked {
+            first,
+            second: None,
+            swapped: false,
+        });
+    }
+    let swapped = is_ancestor(to, from) || (!is_ancestor(from, to) && to.ino < from.ino);
+    let (one, two) = if swapped { (to, from) } else { (from, to) };
+    let first = lock(one).ok_or(Errno::NOTDIR)?;
+    let second = Some(lock(two).ok_or(Errno::NOTDIR)?);
+    Ok(Locked {
+        first,
+        second,
+        swapped,
+    })
+}
+
+/// Writes what a directory or metacopy file needs to keep its content under another name.
+fn mark_moved(
+    node: &Arc<Node>,
+    below_target: bool,
+    upper: &Upper,
+    dir: &Arc<OwnedFd>,
+    (end, other): (End<'_>, End<'_>),
+) -> Result<()> {
+    let at = upper.at(dir.as_fd(), end.name);
+    if node.state().data.is_some() {
+        return keep_data_path(upper, at, end.parent, end.name);
+    }
+    let Some(own) = &node.dir else { return Ok(()) };
+    let mut state = own.state.lock();
+    if state.lowers.is_empty() {
+        if below_target && !state.opaque {
+            upper.set_opaque(at)?;
+            state.opaque = true;
+        }
+        return Ok(());
+    }
+    let present = own.redirect();
+    // A redirect stays true wherever the directory goes, one to a sibling while it stays with its parent.
+    let same_parent = Arc::ptr_eq(end.parent, other.parent);
+    let redirect = match present {
+        Some(Redirect::Absolute(_)) => return Ok(()),
+        Some(Redirect::Sibling(_)) if same_parent => return Ok(()),
+        None if same_parent => Redirect::Sibling(end.name.to_owned()),
+        present => path_below(end.parent, end.name, present.as_ref()),
+    };
+    upper.set_mark(at, Mark::Redirect, &redirect.encode())?;
+    own.set_redirect(redirect);
+    Ok(())
+}
+
+/// Puts an empty opaque directory in place of one that holds whiteouts, so that it can be renamed over.
+fn clear_victim(
+    victim: &Arc<Node>,
+    upper: &Upper,
+    dir: &Arc<OwnedFd>,
+    name: Name<'_>,
+) -> Result<()> {
+    let whiteouts = victim
+        .dir
+        .as_ref()
+        .map_or(0, |own| own.state.lock().index.whiteouts());
+    if whiteouts == 0 && upper.prefix.is_some() {
+        return Ok(());
+    }
+    let attr: Attr = upper.stat(upper.at(dir.as_fd(), name).read())?;
+    let staged = upper.stage_dir(0o700)?;
+    upper.set_owner_and_mode(staged.at(), &attr, &staged.at().read().stat()?)?;
+    if upper.prefix.is_some() {
+        upper.set_opaque(staged.at())?;
+    }
+    staged.publish_over(dir.as_fd(), name)
+}
+
+/// The rename itself. `hides`: a whiteout must be left at the old name; `over_whiteout`: one is at the new.
+fn move_on_disk(
+    upper: &Upper,
+    (from, old): (&Arc<OwnedFd>, Name<'_>),
+    (to, new): (&Arc<OwnedFd>, Name<'_>),
+    hides: bool,
+    over_whiteout: bool,
+    is_dir: bool,
+) -> Result<()> {
+    let (source, target) = ((from.as_fd(), old), (to.as_fd(), new));
+    let device = over_whiteout && upper.is_whiteout(to.as_fd(), new)?;
+    if device && (hides || is_dir) && upper.whiteouts == WhiteoutForm::Device {
+        // The whiteout at the new name becomes that at the old one.
+        upper.rename(source, target, true)?;
+        return if hides {
+            Ok(())
+        } else {
+            upper.unlink(from.as_fd(), old)
+        };
+    }
+    if hides {
+        upper.rename_and_whiteout(source, target)?;
+    } else {
+        upper.rename(source, target, false)?;
+    }
+    if over_whiteout && !device {
+        upper.remove_whiteout(to.as_fd(), new)?;
+    }
+    Ok(())
 }

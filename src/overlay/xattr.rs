@@ -72,7 +72,7 @@ impl Overlay {
         }
         let flags = XattrFlags::from_bits_retain(flags);
         held.change(upper).set_xattr(&on_disk, value, flags)?;
-        self.note_default_acl(&node, name, true);
+        note_default_acl(&node, name, true);
         node.stale();
         Ok(())
     }
@@ -95,18 +95,9 @@ impl Overlay {
         let held = self.held(&node)?;
         node.stale();
         held.change(upper).remove_xattr(&on_disk)?;
-        self.note_default_acl(&node, name, false);
+        note_default_acl(&node, name, false);
         node.stale();
         Ok(())
-    }
-
-    /// Remembers whether new entries of a directory inherit an ACL.
-    fn note_default_acl(&self, node: &super::node::Node, name: &[u8], present: bool) {
-        if name == b"system.posix_acl_default"
-            && let Some(dir) = &node.dir
-        {
-            dir.state.lock().default_acl = present;
-        }
     }
 
     fn name_on_disk(&self, name: &[u8]) -> Result<CString> {
@@ -121,7 +112,10 @@ impl Overlay {
 
     /// Whether the xattr carries owner and mode for us in any layer of this mount.
     fn is_override(&self, name: &[u8]) -> bool {
-        self.overrides && override_stat::NAMES.iter().any(|known| known.to_bytes() == name)
+        self.overrides
+            && override_stat::NAMES
+                .iter()
+                .any(|known| known.to_bytes() == name)
     }
 
     /// The override xattr that must not be copied from `place`.
@@ -131,5 +125,14 @@ impl Overlay {
             Place::LowerDir(dir) => dir.lower().override_name,
             Place::Upper(_) => None,
         }
+    }
+}
+
+/// Remembers whether new entries of a directory inherit an ACL.
+fn note_default_acl(node: &super::node::Node, name: &[u8], present: bool) {
+    if name == b"system.posix_acl_default"
+        && let Some(dir) = &node.dir
+    {
+        dir.state.lock().default_acl = present;
     }
 }

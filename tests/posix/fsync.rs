@@ -46,7 +46,9 @@ fn a_volatile_mount_that_did_not_end_cleanly_refuses_to_be_mounted_again() {
     let mark = fs.work("work/incompat/volatile");
     assert!(mark.is_dir(), "the mark of the kernel");
     fsync(fs.open("f")).unwrap();
-    if deviates("after a clean unmount everything is synced, so the mark goes; the kernel leaves it") {
+    if deviates(
+        "after a clean unmount everything is synced, so the mark goes; the kernel leaves it",
+    ) {
         fs.remount();
         assert!(mark.is_dir(), "the next mount marks again");
         fs.kill();

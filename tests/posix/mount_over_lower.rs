@@ -42,7 +42,10 @@ fn a_mount_point_inside_a_lower_shows_as_an_empty_directory() {
 
 #[test]
 fn a_mount_point_inside_its_own_upper_is_refused() {
-    requires!(!is_kernel(), "the kernel reaches its upper without walking into the mount");
+    requires!(
+        !is_kernel(),
+        "the kernel reaches its upper without walking into the mount"
+    );
     let error = Fixture::new()
         .lower("f 'x'")
         .upper("mnt/")
@@ -50,7 +53,7 @@ fn a_mount_point_inside_its_own_upper_is_refused() {
         .not_for_the_kernel()
         .try_mount()
         .unwrap_err();
-    assert!(error.to_string().contains("is inside the upper"), "{error}");
+    assert!(error.clone().contains("is inside the upper"), "{error}");
 }
 
 #[test]

@@ -320,19 +320,16 @@ fn read_xattrs(full: &Path, view: View, entry: &mut Entry) -> bool {
         let private = name
             .split_once(".overlay.")
             .filter(|(ns, _)| ["trusted", "user"].contains(ns));
+        let bookkeeping = ["origin", "impure", "nlink", "lower_nlink", "upper", "uuid"];
         match (view, private, name.as_str()) {
-            (View::Layer, Some((_, "opaque")), _) if value != b"y" => {}
+            (View::Layer, Some((_, key)), _)
+                if bookkeeping.contains(&key) || (key == "opaque" && value != b"y") => {}
             (View::Layer, Some((namespace, "opaque")), _) => {
                 entry.opaque = Some(namespace.to_owned());
             }
             (View::Layer, Some((_, "redirect")), _) => entry.redirect = Some(value),
             (View::Layer, Some((_, "metacopy")), _) => entry.metacopy = true,
             (View::Layer, Some((_, "whiteout")), _) => is_whiteout = true,
-            (
-                View::Layer,
-                Some((_, "origin" | "impure" | "nlink" | "lower_nlink" | "upper" | "uuid")),
-                _,
-            ) => {}
             (View::Layer, None, "user.fuseoverlayfs.opaque") => entry.opaque = Some("fuse".into()),
             (_, _, "system.posix_acl_access") => {
                 entry

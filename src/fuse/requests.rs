@@ -1,0 +1,621 @@
+//! `impl fuser::Filesystem`: each handler decodes, asks the overlay, replies; no policy.
+//!
+//! No-open mode: OPEN, OPENDIR, FLUSH and ACCESS are answered ENOSYS, after which the kernel stops asking, serves
+//! files and listings from its caches, and names files by node in every READ and WRITE.
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use fuser::{
+    AccessFlags, BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, FopenFlags,
+    Generation, INodeNo, InitFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr,
+    ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek,
+    ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+};
+use rustix::io::Errno as SysErrno;
+
+use super::adapter::{
+    Adapter, guarded, reply_empty, reply_entry, reply_written, reply_xattr, with_buffer,
+};
+use super::convert;
+use super::stats::Op;
+use crate::layer::attr::Kind;
+use crate::layer::name::Name;
+use crate::overlay::Overlay;
+use crate::overlay::attr::Changes;
+use crate::overlay::create::New;
+use crate::overlay::rename::Mode;
+
+/// Largest WRITE, and READ with large readahead, in bytes.
+const MAX_WRITE: u32 = 1 << 20;
+/// Requests the kernel may have in flight for readahead and the like.
+const MAX_BACKGROUND: u16 = 64;
+/// A range of a file that may take longer to copy or allocate than handing it to another thread.
+const LONG_RANGE: u64 = 1 << 20;
+
+impl Filesystem for Adapter {
+    fn init(&mut self, _req: &Request, config: &mut KernelConfig) -> std::io::Result<()> {
+        let mut wanted = InitFlags::FUSE_DO_READDIRPLUS
+            | InitFlags::FUSE_PARALLEL_DIROPS
+            | InitFlags::FUSE_CACHE_SYMLINKS
+            | InitFlags::FUSE_HANDLE_KILLPRIV_V2
+            | InitFlags::FUSE_EXPLICIT_INVAL_DATA
+            | InitFlags::FUSE_ASYNC_DIO
+            | InitFlags::FUSE_NO_EXPORT_SUPPORT
+            | InitFlags::FUSE_DONT_MASK;
+        if self.acl {
+            wanted |= InitFlags::FUSE_POSIX_ACL;
+        }
+        for capability in wanted.iter() {
+            if config.add_capabilities(capability).is_err() {
+                tracing::info!(?capability, "the kernel lacks a capability");
+            }
+        }
+        // The largest value the kernel takes is the answer to one that is too large.
+        for refused in [
+            config.set_max_write(MAX_WRITE).err(),
+            config
+                .set_max_readahead(MAX_WRITE)
+                .err()
+                .and_then(|most| config.set_max_readahead(most).err()),
+            config
+                .set_max_background(MAX_BACKGROUND)
+                .err()
+                .map(u32::from),
+        ]
+        .into_iter()
+        .flatten()
+        {
+            tracing::debug!(refused, "a limit of the connection is smaller");
+        }
+        Ok(())
+    }
+
+    fn destroy(&mut self) {
+        if let Some(poller) = &self.poller {
+            poller.stop();
+        }
+        self.pool.drain();
+        self.overlay.finish();
+    }
+
+    fn lookup(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        let _timer = self.begin(Op::Lookup);
+        match guarded(|| self.overlay.lookup(parent.0, Name::new(name)?)) {
+            Ok(None) => reply.entry(&self.ttl, &convert::negative(), Generation(0)),
+            Ok(Some(found)) => reply_entry(&self.ttl, reply, Ok(found)),
+            Err(error) => reply.error(error),
+        }
+    }
+
+    fn forget(&self, _req: &Request, ino: INodeNo, nlookup: u64) {
+        let _timer = self.begin(Op::Forget);
+        self.overlay.forget(ino.0, nlookup);
+    }
+
+    fn getattr(&self, _req: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
+        let _timer = self.begin(Op::Getattr);
+        match guarded(|| self.overlay.get_attr(ino.0)) {
+            Ok(attr) => reply.attr(&self.ttl, &convert::file_attr(&attr)),
+            Err(error) => reply.error(error),
+        }
+    }
+
+    fn setattr(
+        &self,
+        req: &Request,
+        ino: INodeNo,
+        mode: Option<u32>,
+        uid: Option<u32>,
+        gid: Option<u32>,
+        size: Option<u64>,
+        atime: Option<TimeOrNow>,
+        mtime: Option<TimeOrNow>,
+        _ctime: Option<SystemTime>,
+        _fh: Option<FileHandle>,
+        _crtime: Option<SystemTime>,
+        _chgtime: Option<SystemTime>,
+        _bkuptime: Option<SystemTime>,
+        _flags: Option<BsdFileFlags>,
+        reply: ReplyAttr,
+    ) {
+        let changes = Changes {
+            mode: mode.map(convert::permissions),
+            uid,
+            gid,
+            size,
+            atime: atime.map(convert::set_time),
+            mtime: mtime.map(convert::set_time),
+        };
+        let timer = self.begin(Op::Setattr);
+        let (ttl, caller) = (self.ttl, convert::caller(req, 0));
+        let may_block = self
+            .overlay
+            .copies_data(ino.0, changes.size.is_some_and(|size| size > 0));
+        let act = move |overlay: &Overlay| overlay.set_attr(ino.0, &changes, &caller);
+        self.answer(timer, may_block, act, move |answer| match answer {
+            Ok(attr) => reply.attr(&ttl, &convert::file_attr(&attr)),
+            Err(error) => reply.error(error),
+        });
+    }
+
+    fn readlink(&self, _req: &Request, ino: INodeNo, reply: ReplyData) {
+        let _timer = self.begin(Op::Readlink);
+        match guarded(|| self.overlay.read_link(ino.0)) {
+            Ok(target) => reply.data(&target),
+            Err(error) => reply.error(error),
+        }
+    }
+
+    fn mknod(
+        &self,
+        req: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        umask: u32,
+        rdev: u32,
+        reply: ReplyEntry,
+    ) {
+        let _timer = self.begin(Op::Mknod);
+        let kind = Kind::from_type(rustix::fs::FileType::from_raw_mode(mode));
+        let new = if kind == Kind::File {
+            New::File
+        } else {
+            New::Special(kind, rdev)
+        };
+        reply_entry(
+            &self.ttl,
+            reply,
+            self.create_entry(req, (parent, name), (mode, umask), new),
+        );
+    }
+
+    fn mkdir(
+        &self,
+        req: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        umask: u32,
+        reply: ReplyEntry,
+    ) {
+        let _timer = self.begin(Op::Mkdir);
+        let answer = self.create_entry(req, (parent, name), (mode, umask), New::Directory);
+        reply_entry(&self.ttl, reply, answer);
+    }
+
+    fn symlink(
+        &self,
+        req: &Request,
+        parent: INodeNo,
+        link_name: &OsStr,
+        target: &Path,
+        reply: ReplyEntry,
+    ) {
+        let _timer = self.begin(Op::Symlink);
+        let new = New::Symlink(target.as_os_str().as_bytes());
+        reply_entry(
+            &self.ttl,
+            reply,
+            self.create_entry(req, (parent, link_name), (0o777, 0), new),
+        );
+    }
+
+    fn unlink(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let _timer = self.begin(Op::Unlink);
+        reply_empty(
+            reply,
+            guarded(|| self.overlay.unlink(parent.0, Name::new(name)?)),
+        );
+    }
+
+    fn rmdir(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let _timer = self.begin(Op::Rmdir);
+        reply_empty(
+            reply,
+            guarded(|| self.overlay.remove_dir(parent.0, Name::new(name)?)),
+        );
+    }
+
+    fn rename(
+        &self,
+        _req: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        newparent: INodeNo,
+        newname: &OsStr,
+        flags: RenameFlags,
+        reply: ReplyEmpty,
+    ) {
+        let timer = self.begin(Op::Rename);
+        let mode = match flags {
+            flags if flags.is_empty() => Mode::Replace,
+            RenameFlags::RENAME_NOREPLACE => Mode::NoReplace,
+            RenameFlags::RENAME_EXCHANGE => Mode::Exchange,
+            // RENAME_WHITEOUT is for unions below, not for users of one, as in the kernel.
+            _ => return reply.error(Errno::EINVAL),
+        };
+        let (old, new) = match (Name::new(name), Name::new(newname)) {
+            (Ok(old), Ok(new)) => (old.to_owned(), new.to_owned()),
+            (Err(error), _) | (_, Err(error)) => return reply.error(convert::errno(error)),
+        };
+        let may_block = self.overlay.name_copies_data(parent.0, old.get())
+            || (mode == Mode::Exchange && self.overlay.name_copies_data(newparent.0, new.get()));
+        let act = move |overlay: &Overlay| {
+            overlay.rename((parent.0, old.get()), (newparent.0, new.get()), mode)
+        };
+        self.answer(timer, may_block, act, move |answer| {
+            reply_empty(reply, answer);
+        });
+    }
+
+    fn link(
+        &self,
+        _req: &Request,
+        ino: INodeNo,
+        newparent: INodeNo,
+        newname: &OsStr,
+        reply: ReplyEntry,
+    ) {
+        let timer = self.begin(Op::Link);
+        let name = match Name::new(newname) {
+            Ok(name) => name.to_owned(),
+            Err(error) => return reply.error(convert::errno(error)),
+        };
+        let (ttl, may_block) = (self.ttl, self.overlay.copies_data(ino.0, false));
+        let act = move |overlay: &Overlay| overlay.link(ino.0, newparent.0, name.get());
+        self.answer(timer, may_block, act, move |answer| {
+            reply_entry(&ttl, reply, answer);
+        });
+    }
+
+    fn open(&self, _req: &Request, _ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        let _timer = self.begin(Op::Open);
+        reply.error(Errno::ENOSYS);
+    }
+
+    fn read(
+        &self,
+        _req: &Request,
+        ino: INodeNo,
+        _fh: FileHandle,
+        offset: u64,
+        size: u32,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        reply: ReplyData,
+    ) {
+        let timer = self.begin(Op::Read);
+        let size = size as usize;
+        let at_once = with_buffer(size, |buffer| {
+            match guarded(|| self.overlay.read_cached(ino.0, offset, buffer)) {
+                Ok(None) => return Some(reply),
+                Ok(Some(count)) => reply.data(&buffer[..count]),
+                Err(error) => reply.error(error),
+            }
+            None
+        });
+        let Some(reply) = at_once else { return };
+        let overlay = Arc::clone(&self.overlay);
+        self.pool.run(move || {
+            with_buffer(size, |buffer| {
+                match guarded(|| overlay.read(ino.0, offset, buffer)) {
+                    Ok(count) => reply.data(&buffer[..count]),
+                    Err(error) => reply.error(error),
+                }
+            });
+            drop(timer);
+        });
+    }
+
+    fn write(
+        &self,
+        _req: &Request,
+        ino: INodeNo,
+        _fh: FileHandle,
+        offset: u64,
+        data: &[u8],
+        write_flags: WriteFlags,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        reply: ReplyWrite,
+    ) {
+        let clear_suid = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
+        let timer = self.begin(Op::Write);
+        if self.overlay.copies_data(ino.0, true) {
+            let data = data.to_vec();
+            let act = move |overlay: &Overlay| overlay.write(ino.0, offset, &data, clear_suid);
+            return self.answer(timer, true, act, move |answer| reply_written(reply, answer));
+        }
+        reply_written(
+            reply,
+            guarded(|| self.overlay.write(ino.0, offset, data, clear_suid)),
+        );
+    }
+
+    fn flush(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        _fh: FileHandle,
+        _lock_owner: LockOwner,
+        reply: ReplyEmpty,
+    ) {
+        let _timer = self.begin(Op::Flush);
+        reply.error(Errno::ENOSYS);
+    }
+
+    fn release(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        _fh: FileHandle,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        _flush: bool,
+        reply: ReplyEmpty,
+    ) {
+        let _timer = self.begin(Op::Release);
+        reply.ok();
+    }
+
+    fn fsync(
+        &self,
+        _req: &Request,
+        ino: INodeNo,
+        _fh: FileHandle,
+        datasync: bool,
+        reply: ReplyEmpty,
+    ) {
+        let timer = self.begin(Op::Fsync);
+        self.sync(timer, ino, datasync, reply);
+    }
+
+    fn opendir(&self, _req: &Request, _ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        let _timer = self.begin(Op::Opendir);
+        reply.error(Errno::ENOSYS);
+    }
+
+    fn readdir(
+        &self,
+        _req: &Request,
+        ino: INodeNo,
+        _fh: FileHandle,
+        offset: u64,
+        mut reply: ReplyDirectory,
+    ) {
+        let _timer = self.begin(Op::Readdir);
+        let answer = guarded(|| {
+            self.overlay.read_dir(ino.0, offset, false, |entry| {
+                let kind = convert::file_type(entry.kind);
+                reply.add(
+                    INodeNo(entry.ino),
+                    entry.cookie,
+                    kind,
+                    OsStr::from_bytes(entry.name),
+                )
+            })
+        });
+        match answer {
+            Ok(()) => reply.ok(),
+            Err(error) => reply.error(error),
+        }
+    }
+
+    fn readdirplus(
+        &self,
+        _req: &Request,
+        ino: INodeNo,
+        _fh: FileHandle,
+        offset: u64,
+        mut reply: ReplyDirectoryPlus,
+    ) {
+        let _timer = self.begin(Op::Readdirplus);
+        let answer = guarded(|| {
+            self.overlay.read_dir(ino.0, offset, true, |entry| {
+                let mut attr = convert::negative();
+                attr.kind = convert::file_type(entry.kind);
+                let (mut number, mut generation) = (entry.ino, 0);
+                if let Some(found) = &entry.found {
+                    attr = convert::file_attr(&found.attr);
+                    generation = found.generation;
+                } else if !matches!(entry.name, b"." | b"..") {
+                    // No attributes: number 0 tells the kernel to look it up when it needs to.
+                    number = 0;
+                }
+                attr.ino = INodeNo(entry.ino);
+                let name = OsStr::from_bytes(entry.name);
+                reply.add(
+                    INodeNo(number),
+                    entry.cookie,
+                    name,
+                    &self.ttl,
+                    &attr,
+                    Generation(generation),
+                )
+            })
+        });
+        match answer {
+            Ok(()) => reply.ok(),
+            Err(error) => reply.error(error),
+        }
+    }
+
+    fn fsyncdir(
+        &self,
+        _req: &Request,
+        ino: INodeNo,
+        _fh: FileHandle,
+        datasync: bool,
+        reply: ReplyEmpty,
+    ) {
+        let timer = self.begin(Op::Fsyncdir);
+        self.sync(timer, ino, datasync, reply);
+    }
+
+    fn statfs(&self, _req: &Request, _ino: INodeNo, reply: ReplyStatfs) {
+        let _timer = self.begin(Op::Statfs);
+        match guarded(|| self.overlay.stat_fs()) {
+            Ok(stat) => reply.statfs(
+                stat.f_blocks,
+                stat.f_bfree,
+                stat.f_bavail,
+                stat.f_files,
+                stat.f_ffree,
+                u32::try_from(stat.f_bsize).unwrap_or(4096),
+                u32::try_from(stat.f_namemax).unwrap_or(255),
+                u32::try_from(stat.f_frsize).unwrap_or(4096),
+            ),
+            Err(error) => reply.error(error),
+        }
+    }
+
+    fn setxattr(
+        &self,
+        _req: &Request,
+        ino: INodeNo,
+        name: &OsStr,
+        value: &[u8],
+        flags: i32,
+        _position: u32,
+        reply: ReplyEmpty,
+    ) {
+        let timer = self.begin(Op::Setxattr);
+        let flags = flags.cast_unsigned();
+        let (name, value) = (name.as_bytes().to_vec(), value.to_vec());
+        let may_block = self.overlay.copies_data(ino.0, false);
+        let act = move |overlay: &Overlay| overlay.set_xattr(ino.0, &name, &value, flags);
+        self.answer(timer, may_block, act, move |answer| {
+            reply_empty(reply, answer);
+        });
+    }
+
+    fn getxattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+        let _timer = self.begin(Op::Getxattr);
+        let answer = match self.own_xattr(ino, name) {
+            Some(value) => Ok(value),
+            None => guarded(|| self.overlay.get_xattr(ino.0, name.as_bytes())),
+        };
+        reply_xattr(reply, size, answer);
+    }
+
+    fn listxattr(&self, req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
+        let _timer = self.begin(Op::Listxattr);
+        reply_xattr(
+            reply,
+            size,
+            guarded(|| self.overlay.list_xattr(ino.0, &convert::caller(req, 0))),
+        );
+    }
+
+    fn removexattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let timer = self.begin(Op::Removexattr);
+        let name = name.as_bytes().to_vec();
+        let may_block = self.overlay.copies_data(ino.0, false);
+        let act = move |overlay: &Overlay| overlay.remove_xattr(ino.0, &name);
+        self.answer(timer, may_block, act, move |answer| {
+            reply_empty(reply, answer);
+        });
+    }
+
+    fn access(&self, _req: &Request, _ino: INodeNo, _mask: AccessFlags, reply: ReplyEmpty) {
+        let _timer = self.begin(Op::Access);
+        // The kernel checks permissions itself (default_permissions).
+        reply.error(Errno::ENOSYS);
+    }
+
+    fn create(
+        &self,
+        req: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        umask: u32,
+        _flags: i32,
+        reply: ReplyCreate,
+    ) {
+        let _timer = self.begin(Op::Create);
+        match self.create_entry(req, (parent, name), (mode, umask), New::File) {
+            Ok(found) => {
+                let attr = convert::file_attr(&found.attr);
+                let flags = FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_NOFLUSH;
+                let generation = Generation(found.generation);
+                reply.created(&self.ttl, &attr, generation, FileHandle(0), flags);
+            }
+            Err(error) => reply.error(error),
+        }
+    }
+
+    fn fallocate(
+        &self,
+        _req: &Request,
+        ino: INodeNo,
+        _fh: FileHandle,
+        offset: u64,
+        length: u64,
+        mode: i32,
+        reply: ReplyEmpty,
+    ) {
+        let timer = self.begin(Op::Fallocate);
+        let mode = mode.cast_unsigned();
+        let may_block = length > LONG_RANGE || self.overlay.copies_data(ino.0, true);
+        let act = move |overlay: &Overlay| overlay.allocate(ino.0, mode, offset, length);
+        self.answer(timer, may_block, act, move |answer| {
+            reply_empty(reply, answer);
+        });
+    }
+
+    fn lseek(
+        &self,
+        _req: &Request,
+        ino: INodeNo,
+        _fh: FileHandle,
+        offset: i64,
+        whence: i32,
+        reply: ReplyLseek,
+    ) {
+        let _timer = self.begin(Op::Lseek);
+        let answer = guarded(|| {
+            let offset = u64::try_from(offset).map_err(|_| SysErrno::NXIO)?;
+            let data = match whence {
+                libc::SEEK_DATA => true,
+                libc::SEEK_HOLE => false,
+                _ => return Err(SysErrno::INVAL),
+            };
+            self.overlay.seek(ino.0, offset, data)
+        });
+        match answer {
+            Ok(offset) => reply.offset(offset.cast_signed()),
+            Err(error) => reply.error(error),
+        }
+    }
+
+    fn copy_file_range(
+        &self,
+        _req: &Request,
+        ino_in: INodeNo,
+        _fh_in: FileHandle,
+        offset_in: u64,
+        ino_out: INodeNo,
+        _fh_out: FileHandle,
+        offset_out: u64,
+        len: u64,
+        _flags: CopyFileRangeFlags,
+        reply: ReplyWrite,
+    ) {
+        let timer = self.begin(Op::CopyFileRange);
+        let may_block = len > LONG_RANGE || self.overlay.copies_data(ino_out.0, true);
+        let act = move |overlay: &Overlay| {
+            // The answer has 32 bits.
+            let length = usize::try_from(len.min(1 << 30)).unwrap_or(1 << 30);
+            overlay.copy_range((ino_in.0, offset_in), (ino_out.0, offset_out), length)
+        };
+        self.answer(timer, may_block, act, move |answer| {
+            reply_written(reply, answer);
+        });
+    }
+}
