@@ -3,6 +3,7 @@
 mod adapter;
 mod convert;
 pub mod mount;
+mod negotiate;
 mod poll;
 mod pool;
 mod requests;

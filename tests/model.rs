@@ -6,7 +6,8 @@
 //! a short script, which `PLYFS_MODEL_SEED` and `PLYFS_MODEL_KEEP` as printed replay.
 //!
 //! `PLYFS_MODEL_RUNS` and `PLYFS_MODEL_STEPS` make it longer; `PLYFS_MODEL_SHRINK` is the time for shrinking
-//! in seconds; `PLYFS_MODEL_LEFT=kernel` compares the kernel with itself, which checks this test.
+//! in seconds; `PLYFS_MODEL_LEFT=kernel` compares the kernel with itself, which checks this test;
+//! `PLYFS_MODEL_OPTIONS` are further options for plyfs.
 //! What is not compared, and why, is written at [`snapshot::attributes`].
 
 use std::fmt::Write as _;

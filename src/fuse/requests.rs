@@ -11,9 +11,9 @@ use std::time::SystemTime;
 
 use fuser::{
     AccessFlags, BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, FopenFlags,
-    Generation, INodeNo, InitFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr,
-    ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek,
-    ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+    Generation, INodeNo, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate,
+    ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen,
+    ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 use rustix::io::Errno as SysErrno;
 
@@ -21,6 +21,7 @@ use super::adapter::{
     Adapter, guarded, reply_empty, reply_entry, reply_written, reply_xattr, with_buffer,
 };
 use super::convert;
+use super::negotiate::negotiate;
 use super::stats::Op;
 use crate::layer::attr::Kind;
 use crate::layer::name::Name;
@@ -29,48 +30,12 @@ use crate::overlay::attr::Changes;
 use crate::overlay::create::New;
 use crate::overlay::rename::Mode;
 
-/// Largest WRITE, and READ with large readahead, in bytes.
-const MAX_WRITE: u32 = 1 << 20;
-/// Requests the kernel may have in flight for readahead and the like.
-const MAX_BACKGROUND: u16 = 64;
 /// A range of a file that may take longer to copy or allocate than handing it to another thread.
 const LONG_RANGE: u64 = 1 << 20;
 
 impl Filesystem for Adapter {
     fn init(&mut self, _req: &Request, config: &mut KernelConfig) -> std::io::Result<()> {
-        let mut wanted = InitFlags::FUSE_DO_READDIRPLUS
-            | InitFlags::FUSE_PARALLEL_DIROPS
-            | InitFlags::FUSE_CACHE_SYMLINKS
-            | InitFlags::FUSE_HANDLE_KILLPRIV_V2
-            | InitFlags::FUSE_EXPLICIT_INVAL_DATA
-            | InitFlags::FUSE_ASYNC_DIO
-            | InitFlags::FUSE_NO_EXPORT_SUPPORT
-            | InitFlags::FUSE_DONT_MASK;
-        if self.acl {
-            wanted |= InitFlags::FUSE_POSIX_ACL;
-        }
-        for capability in wanted.iter() {
-            if config.add_capabilities(capability).is_err() {
-                tracing::info!(?capability, "the kernel lacks a capability");
-            }
-        }
-        // The largest value the kernel takes is the answer to one that is too large.
-        for refused in [
-            config.set_max_write(MAX_WRITE).err(),
-            config
-                .set_max_readahead(MAX_WRITE)
-                .err()
-                .and_then(|most| config.set_max_readahead(most).err()),
-            config
-                .set_max_background(MAX_BACKGROUND)
-                .err()
-                .map(u32::from),
-        ]
-        .into_iter()
-        .flatten()
-        {
-            tracing::debug!(refused, "a limit of the connection is smaller");
-        }
+        negotiate(config, self.acl);
         Ok(())
     }
 

@@ -43,6 +43,20 @@ pub(crate) fn build(base: &Path, objects: &[&Build]) -> std::io::Result<()> {
     Ok(())
 }
 
+/// The whiteouts in a directory of a layer; none if there is no such directory.
+pub(crate) fn whiteouts(dir: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+    entries
+        .map(|entry| entry.path())
+        .filter(|path| {
+            fs::lstat(path).is_ok_and(|stat| {
+                FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice
+                    && stat.st_rdev == 0
+            })
+        })
+        .collect()
+}
+
 /// A modification time far from now, different for each object: before 1970, ordinary, after 2038.
 fn time_of(layer: &Path, path: &str) -> Timespec {
     let name = layer

@@ -117,9 +117,13 @@ impl Mounted {
     fn start(&mut self, program: &Path, stack: &Stack) -> Result<(), String> {
         let log = File::create(&self.log).map_err(|error| error.to_string())?;
         let before = device(&self.mountpoint);
+        // The kernel's overlayfs has devices unless told otherwise.
+        let mut options = format!("{},dev", stack.data());
+        if let Ok(more) = std::env::var("PLYFS_MODEL_OPTIONS") {
+            options = format!("{options},{more}");
+        }
         let child = Command::new(program)
-            // The kernel's overlayfs has devices unless told otherwise.
-            .args(["-f", "-o", &format!("{},dev", stack.data())])
+            .args(["-f", "-o", &options])
             .arg(&self.mountpoint)
             .stdin(Stdio::null())
             .stdout(log.try_clone().map_err(|error| error.to_string())?)

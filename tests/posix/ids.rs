@@ -2,10 +2,12 @@
 //! fuse-overlayfs; the kernel has none of them.
 
 use crate::support::disk::xattr;
+use crate::support::run::{Privilege, own_ids, privilege};
 use crate::support::{Fixture, as_user, is_kernel, is_root, requires};
 
 const OURS: &str = "the kernel has no such option";
 const ONLY_ROOT: &str = "needs files of several owners";
+const UNMAPPED: &str = "such ids have no place in this user namespace";
 
 #[test]
 fn id_mapping_shows_mapped_owners_and_writes_the_real_ones() {
@@ -65,6 +67,7 @@ fn squash_to_root_shows_root_everywhere_and_ignores_chown() {
 #[test]
 fn squash_to_uid_and_gid_show_these_ids_everywhere() {
     requires!(!is_kernel(), OURS);
+    requires!(privilege() != Privilege::Namespace, UNMAPPED);
     let mut fs = Fixture::new()
         .lower("f 'x'; d/g")
         .option("squash_to_uid=1234,squash_to_gid=4321")
@@ -83,6 +86,7 @@ const OVERRIDE: &str = "user.containers.override_stat";
 #[test]
 fn override_stat_of_a_layer_gives_owner_mode_and_type() {
     requires!(!is_kernel(), OURS);
+    requires!(privilege() != Privilege::Namespace, UNMAPPED);
     let fs = Fixture::new()
         .lower(&format!(
             ". {OVERRIDE}='0:0:0755:dir'; f 'x' 0644 {OVERRIDE}='1000:1001:0600:file';
@@ -101,33 +105,38 @@ disk block=8:1 0660 owner=0:6; pipe fifo 0600; old 'y' 4755 owner=7:8; plain 'p'
 #[test]
 fn override_stat_is_written_by_every_operation_and_hidden_in_the_view() {
     requires!(!is_kernel(), OURS);
+    let (uid, gid) = own_ids();
     let mut fs = Fixture::new()
-        .lower(&format!(". {OVERRIDE}='0:0:0755:dir'; f 'x' {OVERRIDE}='1000:1001:0600:file'; null {OVERRIDE}='0:6:0666:char-1-3'"))
+        .lower(&format!(
+            ". {OVERRIDE}='0:0:0755:dir'; f 'x' {OVERRIDE}='{uid}:{gid}:0600:file';
+null {OVERRIDE}='{uid}:{gid}:0666:char-1-3'"
+        ))
         .option("xattr_permissions=2")
         .not_for_the_kernel()
         .mount();
     fs.chmod("f", 0o4711);
     fs.chmod("null", 0o600);
     fs.sh("umask 022; mkdir d; echo > g; chmod 0700 d");
-    let value =
-        |path: &str| xattr(&fs.upper(path), OVERRIDE).map(|v| String::from_utf8(v).unwrap());
-    assert_eq!(value("f").as_deref(), Some("1000:1001:4711:file"));
-    assert_eq!(value("null").as_deref(), Some("0:6:0600:char-1-3"));
-    let (uid, gid) = crate::support::run::own_ids();
+    let value = |path| xattr(&fs.upper(path), OVERRIDE).map(|v| String::from_utf8(v).unwrap());
+    assert_eq!(value("f"), Some(format!("{uid}:{gid}:4711:file")));
+    assert_eq!(value("null"), Some(format!("{uid}:{gid}:0600:char-1-3")));
     assert_eq!(value("d"), Some(format!("{uid}:{gid}:0700:dir")));
     assert_eq!(value("g"), Some(format!("{uid}:{gid}:0644:file")));
-    let merged = "f 'x' 4711 owner=1000:1001; null char=1:3 0600; d/ 0700; g '\\n' 0644";
-    fs.assert_merged(merged);
+    let owner = format!("owner={uid}:{gid}");
+    let merged =
+        format!("f 'x' 4711 {owner}; null char=1:3 0600; d/ 0700 {owner}; g '\\n' 0644 {owner}");
+    fs.assert_merged(&merged);
     fs.remount();
-    fs.assert_merged(merged);
+    fs.assert_merged(&merged);
 }
 
 #[test]
 fn a_user_of_the_mount_cannot_forge_override_stat() {
     requires!(!is_kernel(), OURS);
+    let (uid, gid) = own_ids();
     let fs = Fixture::new()
         .lower(&format!(
-            ". {OVERRIDE}='0:0:0755:dir'; f 'x' {OVERRIDE}='1000:1000:0600:file'"
+            ". {OVERRIDE}='0:0:0755:dir'; f 'x' {OVERRIDE}='{uid}:{gid}:0600:file'"
         ))
         .option("xattr_permissions=2")
         .not_for_the_kernel()
@@ -135,6 +144,6 @@ fn a_user_of_the_mount_cannot_forge_override_stat() {
     let flags = rustix::fs::XattrFlags::empty();
     let result = rustix::fs::lsetxattr(fs.path("f"), OVERRIDE, b"0:0:4777:file", flags);
     assert!(result.is_err());
-    fs.assert_merged("f 'x' 0600 owner=1000:1000");
+    fs.assert_merged(&format!("f 'x' 0600 owner={uid}:{gid}"));
     assert_eq!(fs.xattr("f", OVERRIDE), None);
 }

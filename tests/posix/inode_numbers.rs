@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::os::unix::fs::MetadataExt;
 
 use crate::support::tree::lines;
-use crate::support::{Fixture, Mounted, has_origins, is_kernel, requires};
+use crate::support::{Fixture, Mounted, has_origins, is_kernel, is_root, requires};
 
 fn all(fs: &Mounted) -> HashMap<String, u64> {
     let listing = fs.sh("find . -mindepth 1 -printf '%i %p\\n'");
@@ -39,7 +39,10 @@ fn inode_numbers_survive_a_remount_after_copy_up() {
     fs.append("d/f", "+");
     fs.chmod("d/e", 0o700);
     fs.chmod("d/e/h", 0o700);
-    fs.chmod("d/p", 0o600);
+    if is_root() {
+        // A FIFO cannot carry a user xattr, so only a trusted one remembers its origin.
+        fs.chmod("d/p", 0o600);
+    }
     fs.remount();
     assert_eq!(all(&fs), before);
 }
