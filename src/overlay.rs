@@ -98,6 +98,13 @@ pub struct Overlay {
     own: (u32, u32),
     generation: AtomicU64,
     counters: Counters,
+    finished: AtomicBool,
+}
+
+impl Drop for Overlay {
+    fn drop(&mut self) {
+        self.finish();
+    }
 }
 
 impl Overlay {
@@ -153,6 +160,7 @@ impl Overlay {
             own: crate::layer::own_ids(),
             generation: AtomicU64::new(1),
             counters: Counters::default(),
+            finished: AtomicBool::new(false),
             stack,
             options,
         })
@@ -182,6 +190,13 @@ impl Overlay {
         self.stack.check_mountpoint(mountpoint)
     }
 
+    /// Says what the mountpoint looks like before it is covered.
+    pub fn set_covered(&self, attr: Attr) {
+        for lower in &self.stack.lowers {
+            lower.set_covered(attr);
+        }
+    }
+
     /// Whether ACLs are refused altogether.
     fn acl_refused(&self) -> bool {
         self.options.acl == Acl::Off
@@ -194,6 +209,9 @@ impl Overlay {
 
     /// Ends the mount: what has to be on disk is, and markers of a live mount are gone.
     pub fn finish(&self) {
+        if self.finished.swap(true, Ordering::Relaxed) {
+            return;
+        }
         if let Some(upper) = &self.stack.upper {
             crate::layer::best_effort("finish the upper", upper.finish());
         }
@@ -210,7 +228,7 @@ fn root_node(stack: &Stack) -> Result<Node> {
         None => stack.roots[0].stat_self()?,
     };
     let marks = match &stack.upper {
-        Some(upper) => Marks::read(At::Pinned(upper.root()))?,
+        Some(upper) => upper.marks(At::Pinned(upper.root()))?,
         None => Marks::default(),
     };
     let state = DirState {
@@ -238,7 +256,7 @@ fn merged_roots(stack: &Stack) -> Result<SmallVec<[Arc<LowerDir>; 1]>> {
     let mut roots = SmallVec::new();
     for root in &stack.roots {
         roots.push(Arc::clone(root));
-        if root.read_self(Marks::read)?.opaque {
+        if root.marks_self()?.opaque {
             break;
         }
     }

@@ -83,6 +83,7 @@ fn serve(mut options: MountOptions, role: Role) -> Result<(), Failure> {
     options.session.description = serde_json::to_string(&description)
         .map_err(|error| Failure::other(format!("cannot describe the mount: {error}")))?;
 
+    Session::check(&options.session)?;
     let stack = Stack::open(&options.stack)?;
     let overlay = Overlay::new(stack, options.overlay)?;
     let session = Session::mount(overlay, &options.session)?;

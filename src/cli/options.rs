@@ -82,7 +82,6 @@ pub(super) struct Draft {
     read_only: bool,
     allow_other: bool,
     auto_unmount: bool,
-    passthrough: bool,
     threads: Option<usize>,
     poll: Poll,
     security: Vec<String>,
@@ -290,7 +289,11 @@ impl Draft {
                 option.flag()?;
                 self.debug = true;
             }
-            "passthrough" => self.passthrough = option.on_off()?,
+            "passthrough" => {
+                if option.on_off()? {
+                    return Err("option 'passthrough=on' is not supported: leave it out".into());
+                }
+            }
             "threads" => match option.number()? {
                 0 => return Err("option 'threads' must be at least 1".into()),
                 threads => self.threads = Some(threads),
@@ -361,7 +364,6 @@ impl Draft {
             exec: !self.noexec,
             auto_unmount: self.auto_unmount,
             threads: self.threads.unwrap_or(DEFAULT_THREADS),
-            passthrough: self.passthrough,
             poll: self.poll,
             security: self.security,
             description: String::new(),

@@ -3,7 +3,7 @@
 
 use std::io::IoSliceMut;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -15,6 +15,8 @@ use rustix::net::{
 };
 
 use super::session::SessionConfig;
+use crate::layer::at::At;
+use crate::layer::attr::Attr;
 use crate::layer::describe;
 use crate::layer::error::{Cause, SetupError};
 
@@ -61,6 +63,13 @@ pub(super) fn resolve_mountpoint(given: &Path) -> Result<PathBuf, SetupError> {
     }
 }
 
+/// What the mountpoint is before it is covered.
+pub(super) fn look_at(mountpoint: &Path) -> rustix::io::Result<Attr> {
+    let flags = OFlags::PATH | OFlags::CLOEXEC;
+    let fd = rustix::fs::open(mountpoint, flags, Mode::empty())?;
+    At::Pinned(fd.as_fd()).stat()
+}
+
 /// Mounts at `mountpoint` (absolute).
 pub(super) fn mount(mountpoint: &Path, config: &SessionConfig) -> Result<Mounted, SetupError> {
     if !config.auto_unmount
@@ -74,31 +83,30 @@ pub(super) fn mount(mountpoint: &Path, config: &SessionConfig) -> Result<Mounted
     mount_with_helper(mountpoint, config)
 }
 
+/// Whether /dev/fuse can be opened.
+pub(super) fn check_device() -> Result<(), SetupError> {
+    open_device().map(drop)
+}
+
+fn open_device() -> Result<OwnedFd, SetupError> {
+    let flags = OFlags::RDWR | OFlags::CLOEXEC;
+    rustix::fs::open("/dev/fuse", flags, Mode::empty()).map_err(|error| match error {
+        Errno::NOENT | Errno::NODEV | Errno::NXIO => fuse_error(
+            "there is no /dev/fuse: load the kernel module with `modprobe fuse`, or give the container the device \
+             (--device /dev/fuse)",
+        ),
+        Errno::ACCESS | Errno::PERM => fuse_error(
+            "/dev/fuse cannot be opened by this user: its mode should be 0666 (`chmod 0666 /dev/fuse` as root)",
+        ),
+        error => fuse_error(format!("cannot open /dev/fuse: {}", describe(error))),
+    })
+}
+
 fn mount_directly(
     mountpoint: &Path,
     config: &SessionConfig,
 ) -> Result<Option<OwnedFd>, SetupError> {
-    let flags = OFlags::RDWR | OFlags::CLOEXEC;
-    let device = match rustix::fs::open("/dev/fuse", flags, Mode::empty()) {
-        Ok(device) => device,
-        Err(Errno::NOENT | Errno::NODEV | Errno::NXIO) => {
-            return Err(fuse_error(
-                "there is no /dev/fuse: load the kernel module with `modprobe fuse`, or give the container the \
-                 device (--device /dev/fuse)",
-            ));
-        }
-        Err(Errno::ACCESS | Errno::PERM) => {
-            return Err(fuse_error(
-                "/dev/fuse cannot be opened by this user: its mode should be 0666 (`chmod 0666 /dev/fuse` as root)",
-            ));
-        }
-        Err(error) => {
-            return Err(fuse_error(format!(
-                "cannot open /dev/fuse: {}",
-                describe(error)
-            )));
-        }
-    };
+    let device = open_device()?;
     let (uid, gid) = crate::layer::own_ids();
     let mut data = format!(
         "fd={},rootmode=40000,user_id={uid},group_id={gid}",

@@ -9,8 +9,9 @@ const MAX_WRITE: u32 = 1 << 20;
 /// Requests the kernel may have in flight for readahead and the like.
 const MAX_BACKGROUND: u16 = 64;
 
-/// Asks for the capabilities we use; `acl`: POSIX ACLs are enforced.
-pub(super) fn negotiate(config: &mut KernelConfig, acl: bool) {
+/// Asks for the capabilities we use; `acl`: POSIX ACLs are enforced; `layers_change`: cached data of a file whose time or
+/// size changed is to be dropped.
+pub(super) fn negotiate(config: &mut KernelConfig, acl: bool, layers_change: bool) {
     let mut wanted = InitFlags::FUSE_DO_READDIRPLUS
         | InitFlags::FUSE_PARALLEL_DIROPS
         | InitFlags::FUSE_CACHE_SYMLINKS
@@ -19,6 +20,10 @@ pub(super) fn negotiate(config: &mut KernelConfig, acl: bool) {
         | InitFlags::FUSE_ASYNC_DIO
         | InitFlags::FUSE_NO_EXPORT_SUPPORT
         | InitFlags::FUSE_DONT_MASK;
+    if layers_change {
+        wanted.remove(InitFlags::FUSE_EXPLICIT_INVAL_DATA);
+        wanted |= InitFlags::FUSE_AUTO_INVAL_DATA;
+    }
     if acl {
         wanted |= InitFlags::FUSE_POSIX_ACL;
     }

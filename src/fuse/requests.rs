@@ -35,7 +35,7 @@ const LONG_RANGE: u64 = 1 << 20;
 
 impl Filesystem for Adapter {
     fn init(&mut self, _req: &Request, config: &mut KernelConfig) -> std::io::Result<()> {
-        negotiate(config, self.acl);
+        negotiate(config, self.acl, self.overlay.options().timeout.is_some());
         Ok(())
     }
 

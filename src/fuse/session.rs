@@ -45,8 +45,6 @@ pub struct SessionConfig {
     pub auto_unmount: bool,
     /// Threads that read requests.
     pub threads: usize,
-    /// Read and write files through the kernel without us (needs `CAP_SYS_ADMIN`).
-    pub passthrough: bool,
     /// How the reader waits.
     pub poll: Poll,
     /// `SELinux` mount options handed to the kernel verbatim, e.g. `context="..."`.
@@ -75,6 +73,9 @@ impl Session {
     pub fn mount(overlay: Overlay, config: &SessionConfig) -> Result<Self, SetupError> {
         let mountpoint = mount::resolve_mountpoint(&config.mountpoint)?;
         overlay.check_mountpoint(&mountpoint)?;
+        if let Ok(attr) = mount::look_at(&mountpoint) {
+            overlay.set_covered(attr);
+        }
         let config = SessionConfig {
             read_only: config.read_only || overlay.is_read_only(),
             ..config.clone()
@@ -113,6 +114,12 @@ impl Session {
                 ))
             }
         }
+    }
+
+    /// Refuses what can be refused before any layer is opened: a bad mountpoint, no /dev/fuse.
+    pub fn check(config: &SessionConfig) -> Result<(), SetupError> {
+        mount::resolve_mountpoint(&config.mountpoint)?;
+        mount::check_device()
     }
 
     /// A handle that unmounts.

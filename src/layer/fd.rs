@@ -91,6 +91,11 @@ impl Fds {
         Ok(fd)
     }
 
+    /// Whether `slot` holds a descriptor now.
+    pub fn is_open(&self, slot: &FdSlot) -> bool {
+        slot.fd.lock().is_some()
+    }
+
     /// Puts an already open descriptor into `slot`, in place of what it held.
     pub fn put(&self, slot: &Arc<FdSlot>, fd: OwnedFd) {
         let old = slot.fd.lock().replace(Arc::new(fd));

@@ -8,7 +8,7 @@
 use std::ffi::CStr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
 use rustix::fs::{OFlags, RawDir, SeekFrom};
@@ -18,7 +18,7 @@ use super::at::{At, open_directory};
 use super::attr::{Attr, Kind};
 use super::fd::{FdSlot, Fds};
 use super::handle::HandleSpace;
-use super::mark::{self, Marks};
+use super::mark::{self, Marks, Prefix};
 use super::name::{Name, OwnedName};
 use super::override_stat::Override;
 
@@ -35,12 +35,24 @@ pub struct Lower {
     pub handles: Option<HandleSpace>,
     /// The xattr that overrides owner and mode, if its root carries one.
     pub override_name: Option<&'static CStr>,
+    /// The namespace whose marks are believed.
+    pub prefix: Prefix,
+    /// What other filesystems mounted inside hide; see [`Lower::set_covered`].
+    pub covered: OnceLock<Attr>,
     /// A private clone of the mount: nothing mounted inside it is visible, and access times stay.
     pub private: bool,
     /// The root, kept open.
     pub root: OwnedFd,
     /// Budget of directory descriptors.
     pub fds: Arc<Fds>,
+}
+
+impl Lower {
+    /// Says what the mountpoint looked like before it was covered. Where a layer is not a private clone, this is what
+    /// it shows in place of anything mounted inside it.
+    pub fn set_covered(&self, attr: Attr) {
+        self.covered.get_or_init(|| attr);
+    }
 }
 
 /// A directory of a lower layer.
@@ -149,11 +161,27 @@ impl LowerDir {
         path
     }
 
+    /// Its descriptor. Directories above are opened first, from the lowest that is open, without recursion.
     fn fd(&self) -> Result<Arc<OwnedFd>> {
-        self.lower.fds.get(&self.slot, || match &self.place {
-            None => open_directory(&self.lower.root, b"."),
-            Some((parent, name)) => open_directory(&*parent.fd()?, name.get().bytes()),
-        })
+        let fds = &self.lower.fds;
+        let mut closed = vec![self];
+        while let Some((parent, _)) = &closed[closed.len() - 1].place {
+            if fds.is_open(&closed[closed.len() - 1].slot) {
+                break;
+            }
+            closed.push(parent);
+        }
+        let mut above: Option<Arc<OwnedFd>> = None;
+        for dir in closed.into_iter().rev() {
+            let fd = fds.get(&dir.slot, || match (&dir.place, &above) {
+                (Some((_, name)), Some(above)) => open_directory(above, name.get().bytes()),
+                (None, _) => open_directory(&dir.lower.root, b"."),
+                // It was closed since we looked.
+                (Some((parent, name)), None) => open_directory(&*parent.fd()?, name.get().bytes()),
+            })?;
+            above = Some(fd);
+        }
+        above.ok_or(Errno::NOENT)
     }
 
     /// The directory itself as a file of its parent; `None` for the root.
@@ -188,12 +216,32 @@ impl LowerDir {
 
     /// Attributes of `name`.
     pub fn stat(&self, name: Name<'_>) -> Result<Attr> {
-        self.with(name, |at| stat(at, self.lower.override_name))
+        let mut attr = self.with(name, |at| stat(at, self.lower.override_name))?;
+        if attr.mount_root && !self.lower.private {
+            // What is mounted here is not the layer's; asking it might even be asking ourselves.
+            let ino = attr.ino;
+            attr = self.lower.covered.get().copied().unwrap_or(attr);
+            (attr.mount_root, attr.nlink) = (true, 1);
+            attr.ino = if attr.dev == self.lower.dev { attr.ino } else { ino };
+        }
+        Ok(attr)
     }
 
     /// Marks of `name`.
     pub fn marks(&self, name: Name<'_>) -> Result<Marks> {
-        self.with(name, Marks::read)
+        let prefix = self.lower.prefix;
+        self.with(name, |at| Marks::read(at, prefix))
+    }
+
+    /// Marks of the directory itself.
+    pub fn marks_self(&self) -> Result<Marks> {
+        let prefix = self.lower.prefix;
+        self.read_self(|at| Marks::read(at, prefix))
+    }
+
+    /// Something else is mounted here, so that only an empty directory can be shown.
+    pub fn is_sealed(&self) -> bool {
+        self.sealed
     }
 
     /// Attributes of the directory itself.
@@ -208,6 +256,9 @@ impl LowerDir {
 
     /// Acts on the directory itself, reading.
     pub fn read_self<T>(&self, act: impl FnOnce(At<'_>) -> Result<T>) -> Result<T> {
+        if self.sealed {
+            return Err(Errno::NODATA);
+        }
         act(At::Pinned(self.fd()?.as_fd()))
     }
 
@@ -231,6 +282,11 @@ impl LowerFile {
     /// Attributes.
     pub fn stat(&self) -> Result<Attr> {
         self.dir.stat(self.name.get())
+    }
+
+    /// Marks.
+    pub fn marks(&self) -> Result<Marks> {
+        self.dir.marks(self.name.get())
     }
 
     /// Opens the content for reading. Access times stay as they are where the system lets us.

@@ -46,6 +46,16 @@ pub enum Prefix {
     User,
 }
 
+impl Prefix {
+    /// Position in the order in which namespaces are believed.
+    fn rank(self) -> u8 {
+        match self {
+            Self::Trusted => 0,
+            Self::User => 1,
+        }
+    }
+}
+
 /// A private xattr without its prefix.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Mark {
@@ -190,8 +200,9 @@ pub struct Marks {
 }
 
 impl Marks {
-    /// Reads the marks of `at`: one call if it has no xattrs.
-    pub fn read(at: At<'_>) -> Result<Self> {
+    /// Reads the marks of `at`: one call if it has no xattrs. Marks that lead to other objects count only in the
+    /// namespace `own` of the mount: in a mount of root, whoever owns a layer must not be able to plant them.
+    pub fn read(at: At<'_>, own: Prefix) -> Result<Self> {
         let mut marks = Self::default();
         let names = at.xattr_names()?;
         if names.is_empty() {
@@ -202,6 +213,10 @@ impl Marks {
             let Some((key, rank)) = private_key(full) else {
                 continue;
             };
+            let leads = !matches!(key, b"opaque" | b"whiteout" | b"impure");
+            if leads && own.rank() != rank {
+                continue;
+            }
             marks.take(at, full, key, rank, &names)?;
         }
         Ok(marks)
@@ -217,7 +232,9 @@ impl Marks {
         let full = CString::new(full).map_err(|_| Errno::INVAL)?;
         let value = match at.xattr(&full) {
             Ok(Some(value)) => value,
-            // user.* needs read permission on the file; without it the mark does not count, as in the kernel.
+            // user.* needs read permission on the file. That a name is listed says enough for a metacopy; other
+            // marks do not count without it, as in the kernel.
+            Err(Errno::ACCESS | Errno::PERM) if key == b"metacopy" => Vec::new(),
             Ok(None) | Err(Errno::ACCESS | Errno::PERM) => return Ok(()),
             Err(error) => return Err(error),
         };
@@ -230,7 +247,7 @@ impl Marks {
             b"impure" => self.impure = true,
             b"metacopy" => self.metacopy = true,
             b"redirect" => self.redirect = Some(Redirect::parse(&value)?),
-            b"origin" if rank < 2 => self.origin = Some(value),
+            b"origin" => self.origin = Some(value),
             b"nlink" => self.nlink = NlinkMark::parse(&value),
             b"lower_nlink" => {
                 self.lower_nlink = std::str::from_utf8(&value)

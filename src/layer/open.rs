@@ -3,8 +3,10 @@
 use std::ffi::CStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::sync::atomic::AtomicBool;
+
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use rustix::fs::{FlockOperation, Mode, OFlags, XattrFlags};
@@ -27,6 +29,8 @@ use super::workdir::{INDEX, VOLATILE, WORK, Workdir};
 
 type Result<T> = std::result::Result<T, SetupError>;
 
+/// How long to wait for the daemon of a mount that has just ended.
+const LOCK_PATIENCE: Duration = Duration::from_millis(700);
 /// `FS_CASEFOLD_FL` of linux/fs.h.
 const CASEFOLD: u32 = 0x4000_0000;
 
@@ -40,7 +44,7 @@ pub(super) fn open(config: &StackConfig) -> Result<Stack> {
     let dir_fds = Arc::new(Fds::new(raise_descriptor_limit() / 4));
     let mut lowers = Vec::with_capacity(config.lowers.len());
     for (position, path) in config.lowers.iter().enumerate() {
-        lowers.push(Arc::new(open_lower(position, path, &dir_fds)?));
+        lowers.push(Arc::new(open_lower(position, path, config, &dir_fds)?));
     }
     let upper = match &config.upper {
         Some(upper) => Some(open_upper(upper, config, &lowers, &dir_fds)?),
@@ -95,10 +99,15 @@ fn open_given(what: &str, path: &Path, cause: Cause) -> Result<(PathBuf, OwnedFd
     Ok((absolute, fd, attr))
 }
 
-fn open_lower(position: usize, given: &Path, fds: &Arc<Fds>) -> Result<Lower> {
+fn open_lower(
+    position: usize,
+    given: &Path,
+    config: &StackConfig,
+    fds: &Arc<Fds>,
+) -> Result<Lower> {
     let (path, fd, attr) = open_given("lower layer", given, Cause::Lower)?;
     let handles = handle_space(fd.as_fd());
-    let override_name = find_override(fd.as_fd());
+    let override_name = find_override(fd.as_fd(), config.override_stat);
     let clone = private_clone(fd.as_fd());
     let private = clone.is_some();
     let root = clone.unwrap_or(fd);
@@ -108,6 +117,8 @@ fn open_lower(position: usize, given: &Path, fds: &Arc<Fds>) -> Result<Lower> {
         dev: attr.dev,
         handles,
         override_name,
+        prefix: own_prefix(config.xattrs),
+        covered: OnceLock::new(),
         private,
         root,
         fds: Arc::clone(fds),
@@ -134,11 +145,29 @@ fn handle_space(root: BorrowedFd<'_>) -> Option<HandleSpace> {
     Some(HandleSpace { uuid, fs_type })
 }
 
-fn find_override(root: BorrowedFd<'_>) -> Option<&'static CStr> {
+/// The xattr by which this layer overrides owner and mode. Root believes xattrs that a user could have set only where
+/// it is told to: they would make suid programs out of anybody's files.
+fn find_override(root: BorrowedFd<'_>, wanted: OverrideStat) -> Option<&'static CStr> {
     let at = At::Pinned(root);
+    if wanted == OverrideStat::Detect && rustix::process::geteuid().is_root() {
+        let name = override_stat::SECURITY;
+        return matches!(at.xattr(name), Ok(Some(_))).then_some(name);
+    }
     override_stat::NAMES
         .into_iter()
         .find(|name| matches!(at.xattr(name), Ok(Some(_))))
+}
+
+/// The namespace of marks that are believed: `trusted.` for root of the initial namespace, as in the kernel.
+fn own_prefix(wanted: XattrNamespace) -> Prefix {
+    let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    let initial = map.split_whitespace().eq(["0", "0", "4294967295"]);
+    let root = rustix::process::geteuid().is_root() && initial;
+    if wanted == XattrNamespace::Auto && root {
+        Prefix::Trusted
+    } else {
+        Prefix::User
+    }
 }
 
 /// `(dev, ino)` of a directory and of all directories above it.
@@ -230,7 +259,14 @@ pub(super) fn check_mountpoint(upper: &Upper, mountpoint: &Path) -> Result<()> {
 
 /// Takes the lock that says a mount is alive.
 fn lock(what: &str, path: &Path, fd: &OwnedFd) -> Result<()> {
-    match rustix::fs::flock(fd, FlockOperation::NonBlockingLockExclusive) {
+    let mut answer = rustix::fs::flock(fd, FlockOperation::NonBlockingLockExclusive);
+    let end = Instant::now() + LOCK_PATIENCE;
+    while answer == Err(Errno::WOULDBLOCK) && Instant::now() < end {
+        // The daemon of a mount that was just unmounted may still be writing its last data.
+        std::thread::sleep(Duration::from_millis(10));
+        answer = rustix::fs::flock(fd, FlockOperation::NonBlockingLockExclusive);
+    }
+    match answer {
         Err(Errno::WOULDBLOCK) => Err(SetupError::new(
             Cause::InUse,
             format!(
@@ -250,11 +286,16 @@ fn lock(what: &str, path: &Path, fd: &OwnedFd) -> Result<()> {
 /// Refuses an upper that the kernel's overlayfs has mounted, as far as this namespace can see.
 fn check_kernel_mounts(upper: &Path) -> Result<()> {
     let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-    let option = format!("upperdir={}", upper.display());
+    let same = |given: &str| {
+        let path = given.replace("\\040", " ").replace("\\011", "\t").replace("\\134", "\\");
+        std::fs::canonicalize(path).is_ok_and(|path| path == upper)
+    };
     let used = mounts
         .lines()
         .filter(|line| line.contains(" - overlay "))
-        .any(|line| line.split([' ', ',']).any(|part| part == option));
+        .flat_map(|line| line.split([' ', ',']))
+        .filter_map(|part| part.strip_prefix("upperdir="))
+        .any(same);
     if used {
         let path = upper.display();
         let sentence = format!("upper {path} is in use by a kernel overlayfs: unmount that first");
@@ -412,6 +453,11 @@ fn probe_whiteouts(workdir: &Workdir) -> std::result::Result<WhiteoutForm, Errno
     match workdir.stage_node(Kind::CharDevice, 0, 0) {
         Ok(_probe) => Ok(WhiteoutForm::Device),
         Err(Errno::PERM | Errno::OPNOTSUPP | Errno::INVAL | Errno::ACCESS) => {
+            let name = super::mark::aufs_whiteout(Name::from_bytes(b"probe")?)?;
+            let temp = workdir.temp.as_fd();
+            // A union may refuse names of this form, and then no deletion could be recorded at all.
+            super::workdir::make_node(temp, name.get().bytes(), Kind::File, 0o600, 0)?;
+            workdir.remove(name.get())?;
             tracing::info!(
                 "the upper takes no whiteout devices: deletions are recorded as .wh. files"
             );
@@ -446,7 +492,7 @@ fn choose_override(
     root: &OwnedFd,
     lowers: &[Arc<Lower>],
 ) -> std::result::Result<Option<&'static CStr>, Errno> {
-    let found = find_override(root.as_fd());
+    let found = find_override(root.as_fd(), wanted);
     let name = match wanted {
         OverrideStat::Detect => return Ok(found),
         OverrideStat::Security => override_stat::SECURITY,

@@ -88,6 +88,11 @@ impl Upper {
         UpperAt::new(At::Pinned(fd))
     }
 
+    /// Marks of an object.
+    pub fn marks(&self, at: At<'_>) -> Result<Marks> {
+        Marks::read(at, self.prefix.unwrap_or(Prefix::User))
+    }
+
     /// Attributes with the override applied.
     pub fn stat(&self, at: At<'_>) -> Result<Attr> {
         lower::stat(at, self.override_name)
@@ -128,7 +133,7 @@ impl Upper {
     /// Stages a device, FIFO or socket; where owner and mode are overridden, a file stands for it.
     pub fn stage_node(&self, kind: Kind, mode: u16, rdev: u32) -> Result<Staged<'_>> {
         if self.override_name.is_some() {
-            return self.stage_file(mode).map(|(staged, _)| staged);
+            return self.stage_file(mode | 0o600).map(|(staged, _)| staged);
         }
         self.workdir.stage_node(kind, mode, rdev)
     }
@@ -299,7 +304,7 @@ impl Upper {
         match at.stat() {
             Ok(attr) if mark::is_whiteout(&attr) => Ok(true),
             Ok(attr) if attr.kind == Kind::File && attr.size == 0 => {
-                Marks::read(at).map(|marks| marks.whiteout)
+                self.marks(at).map(|marks| marks.whiteout)
             }
             Ok(_) | Err(Errno::NOENT) => Ok(false),
             Err(error) => Err(error),
@@ -322,12 +327,32 @@ impl Upper {
         link(name.get())
     }
 
+    /// Runs `act`; if it fails for want of permission, again with the bits `needed` added to the mode of `at`, which
+    /// is put back afterwards. For an ordinary user, who may not write to what his own files' modes forbid.
+    pub fn with_mode<T>(
+        &self,
+        at: UpperAt<'_>,
+        needed: u16,
+        act: impl Fn() -> Result<T>,
+    ) -> Result<T> {
+        let denied = match act() {
+            Err(Errno::ACCESS) => Errno::ACCESS,
+            other => return other,
+        };
+        let attr = at.read().stat()?;
+        if attr.mode & needed == needed || attr.kind == Kind::Symlink {
+            return Err(denied);
+        }
+        at.chmod(attr.mode | needed)?;
+        let done = act();
+        at.chmod(attr.mode)?;
+        done
+    }
+
     /// Writes a mark. Does nothing where the filesystem takes no xattrs of ours.
     pub fn set_mark(&self, at: UpperAt<'_>, mark: Mark, value: &[u8]) -> Result<()> {
-        match self.prefix {
-            Some(prefix) => at.set_xattr(mark.name(prefix), value, XattrFlags::empty()),
-            None => Ok(()),
-        }
+        let Some(prefix) = self.prefix else { return Ok(()) };
+        self.with_mode(at, 0o600, || at.set_xattr(mark.name(prefix), value, XattrFlags::empty()))
     }
 
     /// Writes a mark the union can do without: symlinks and devices take no `user.` xattrs.
@@ -363,7 +388,8 @@ impl Upper {
     pub fn set_owner_and_mode(&self, at: UpperAt<'_>, attr: &Attr, now: &Attr) -> Result<()> {
         if let Some(name) = self.override_name {
             let value = Override::of(attr).encode();
-            return match at.set_xattr(name, value.as_bytes(), XattrFlags::empty()) {
+            let set = || at.set_xattr(name, value.as_bytes(), XattrFlags::empty());
+            return match self.with_mode(at, 0o600, set) {
                 // Symlinks take no user xattr; their owner is nobody's business.
                 Err(Errno::PERM | Errno::OPNOTSUPP) if attr.kind == Kind::Symlink => Ok(()),
                 other => other,

@@ -9,6 +9,7 @@
 //!
 //! The layout is the kernel's, so either can mount what the other left.
 
+use std::cell::Cell;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -55,7 +56,7 @@ impl Workdir {
         Ok(Staged {
             workdir: self,
             name,
-            present: true,
+            present: Cell::new(true),
         })
     }
 
@@ -70,7 +71,7 @@ impl Workdir {
             Staged {
                 workdir: self,
                 name,
-                present: true,
+                present: Cell::new(true),
             },
             fd,
         ))
@@ -107,7 +108,7 @@ impl Workdir {
 pub struct Staged<'a> {
     workdir: &'a Workdir,
     name: OwnedName,
-    present: bool,
+    present: Cell<bool>,
 }
 
 impl Staged<'_> {
@@ -117,14 +118,19 @@ impl Staged<'_> {
     }
 
     /// Moves it to `dir/name`, replacing a non-directory there in the same instant.
-    pub fn publish(mut self, dir: BorrowedFd<'_>, name: Name<'_>) -> Result<()> {
-        rustix::fs::renameat(
-            &self.workdir.temp,
-            self.name.get().bytes(),
-            dir,
-            name.bytes(),
-        )?;
-        self.present = false;
+    pub fn publish(&self, dir: BorrowedFd<'_>, name: Name<'_>) -> Result<()> {
+        let own = self.name.get().bytes();
+        rustix::fs::renameat(&self.workdir.temp, own, dir, name.bytes())?;
+        self.present.set(false);
+        Ok(())
+    }
+
+    /// Moves it to `dir/name`; EEXIST if there is something.
+    pub fn publish_new(&self, dir: BorrowedFd<'_>, name: Name<'_>) -> Result<()> {
+        let own = self.name.get().bytes();
+        let flags = RenameFlags::NOREPLACE;
+        rustix::fs::renameat_with(&self.workdir.temp, own, dir, name.bytes(), flags)?;
+        self.present.set(false);
         Ok(())
     }
 
@@ -144,7 +150,7 @@ impl Staged<'_> {
 
 impl Drop for Staged<'_> {
     fn drop(&mut self) {
-        if self.present {
+        if self.present.get() {
             super::best_effort("remove a temporary", self.workdir.remove(self.name.get()));
         }
     }

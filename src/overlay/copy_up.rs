@@ -143,7 +143,7 @@ impl Overlay {
                 let target = file.read(|at| at.read_link())?;
                 (upper.stage_symlink(&target)?, None, None)
             }
-            _ => (upper.stage_node(lower.kind, 0, lower.rdev)?, None, None),
+            kind => (upper.stage_node(kind, 0o600, lower.rdev)?, None, None),
         };
         let place = Place::Lower(file.clone());
         let origin = file.origin()?;
@@ -224,7 +224,9 @@ impl Overlay {
         if upper.override_name.is_none() {
             upper.set_owner_and_mode(to, &owner_first, &now)?;
         }
-        from.read(|at| copy_xattrs(at, to, Self::override_of(from)))?;
+        if !from.is_sealed() {
+            from.read(|at| copy_xattrs(at, to, Self::override_of(from)))?;
+        }
         upper.set_mark_if_possible(to, Mark::Origin, origin.unwrap_or_default())?;
         let now = to.read().stat()?;
         upper.set_owner_and_mode(to, lower, &now)?;
@@ -247,8 +249,12 @@ impl Overlay {
             origin,
         } = copy;
         let attr = upper.stat(staged.at().read())?;
+        let indexable = match &node.state().real {
+            Real::Lower(file) => self.can_index(file, lower.kind),
+            _ => false,
+        };
         let index_as = match (&self.index_fd, &origin) {
-            (Some(_), Some(origin)) if lower.nlink > 1 => {
+            (Some(_), Some(origin)) if lower.nlink > 1 && indexable => {
                 Some(Name::from_bytes(&index_name(origin))?.to_owned())
             }
             _ => None,
@@ -289,7 +295,11 @@ impl Overlay {
         upper.set_mark(staged.at(), Mark::Nlink, mark.as_bytes())?;
         let count = lower.nlink.to_string();
         upper.set_mark(staged.at(), Mark::LowerNlink, count.as_bytes())?;
-        staged.publish(index.as_fd(), entry.get())?;
+        match staged.publish_new(index.as_fd(), entry.get()) {
+            // Another name of the inode was copied up since we looked: this one joins it.
+            Err(Errno::EXIST) => {}
+            other => other?,
+        }
         self.index_used.store(true, Ordering::Relaxed);
         upper.link(upper.at(index.as_fd(), entry.get()).read(), dir, name)?;
         node.state().union_nlink = Some(union);
@@ -320,7 +330,9 @@ impl Overlay {
             upper.set_mark(held.change(upper), Mark::Nlink, mark.as_bytes())?;
         }
         self.mark_impure(&mut state, upper.pinned(parent_fd.as_fd()))?;
-        upper.link(held.read(), parent_fd.as_fd(), name)?;
+        upper.with_mode(upper.pinned(parent_fd.as_fd()), 0o300, || {
+            upper.link(held.read(), parent_fd.as_fd(), name)
+        })?;
         state.index.update(name, |entry| {
             (entry.source, entry.below) = (Source::Upper, true);
         });
@@ -359,6 +371,7 @@ impl Overlay {
         });
         let mut state = node.state();
         state.real = real;
+        state.moves += 1;
         // What identifies the object from now on; the rest is read again.
         state.attr = attr;
         state.data = data.map(Box::new);
@@ -401,7 +414,7 @@ impl Overlay {
             Data::Later | Data::All => before.size,
         };
         self.copy_content(&content, &fd, size)?;
-        io::truncate(&fd, before.size)?;
+        io::truncate(&fd, if data == Data::UpTo(size) { size } else { before.size })?;
         upper.sync(&fd, true)?;
         if let Some(caps) = caps {
             at.set_xattr(
@@ -413,11 +426,14 @@ impl Overlay {
         if widened || at.read().stat()?.mode != on_disk.mode {
             at.chmod(on_disk.mode)?;
         }
-        copy_times(&before, at)?;
+        if data != Data::UpTo(size) || size == before.size {
+            copy_times(&before, at)?;
+        }
         upper.remove_mark(at, Mark::Metacopy)?;
         upper.remove_mark(at, Mark::Redirect)?;
         let mut state = node.state();
         state.data = None;
+        state.moves += 1;
         let slot = self.file_fds.slot();
         self.file_fds.put(&slot, fd);
         state.io = Some((slot, true));
@@ -477,21 +493,25 @@ impl Overlay {
         }
         let lower = Arc::clone(state.lowers.first().ok_or(Errno::NOENT)?);
         let attr = lower.stat_self()?;
-        let origin = match lower.as_file() {
+        let origin = match lower.as_file().filter(|_| !lower.is_sealed()) {
             Some(file) => file.origin()?,
             None => None,
         };
         let staged = upper.stage_dir(0o700)?;
         let place = Place::LowerDir(lower);
         self.copy_metadata(&place, &attr, staged.at(), origin.as_deref())?;
-        let marks = crate::layer::mark::Marks::read(staged.at().read())?;
+        let marks = upper.marks(staged.at().read())?;
         if upper.durability == Durability::Strict {
             upper.sync(&staged.at().read().open(OFlags::DIRECTORY)?, false)?;
         }
         let parent_fd = self.upper_dir(&alias.parent)?;
         let parent_attr = upper.stat(upper.pinned(parent_fd.as_fd()).read())?;
         self.mark_impure(&mut parent_state, upper.pinned(parent_fd.as_fd()))?;
-        staged.publish(parent_fd.as_fd(), alias.name.get())?;
+        upper.with_mode(staged.at(), 0o300, || {
+            upper.with_mode(upper.pinned(parent_fd.as_fd()), 0o300, || {
+                staged.publish(parent_fd.as_fd(), alias.name.get())
+            })
+        })?;
         copy_times(&parent_attr, upper.pinned(parent_fd.as_fd()))?;
         upper.sync_if_strict(&parent_fd)?;
         let update = |entry: &mut super::index::Entry| {

@@ -14,7 +14,7 @@ use super::{Caller, Found, Overlay};
 use crate::layer::acl;
 use crate::layer::at::At;
 use crate::layer::attr::{Attr, Kind};
-use crate::layer::mark::{self, Marks};
+use crate::layer::mark;
 use crate::layer::name::Name;
 use crate::layer::stack::Durability;
 use crate::layer::upper::Upper;
@@ -216,7 +216,7 @@ impl Overlay {
         let below = self.check_free(&parent, &mut state, name)?;
         let fd = self.upper_dir(&parent)?;
         let held = self.held(&node)?;
-        let origin = Marks::read(held.read())?.origin;
+        let origin = upper.marks(held.read())?.origin;
         if origin.is_some() {
             self.mark_impure(&mut state, upper.pinned(fd.as_fd()))?;
         }
@@ -251,12 +251,7 @@ impl Overlay {
             parent: Arc::clone(&parent),
             name: name.clone(),
         });
-        {
-            let mut node_state = node.state();
-            if let Real::Pinned(_) = node_state.real {
-                node_state.real = Real::Upper;
-            }
-        }
+        node.state().unpin();
         state
             .index
             .set(name, node.kind, Source::Upper, below, node.ino);
@@ -289,7 +284,8 @@ fn create_staged(
     plan: &Plan,
     default_acl: bool,
 ) -> Result<Option<OwnedFd>> {
-    let private = plan.mode & 0o700;
+    // Marks are still to be written, which an unwritable file of an ordinary user would not take.
+    let private = 0o700;
     let (staged, file) = match new {
         New::File => {
             let (staged, fd) = upper.stage_file(private)?;

@@ -8,6 +8,7 @@
 //! right place whatever was created or removed in between.
 
 use std::hash::BuildHasher;
+use std::time::{Duration, Instant};
 
 use hashbrown::HashTable;
 use rustc_hash::FxBuildHasher;
@@ -100,6 +101,8 @@ pub struct Index {
     whiteouts: usize,
     /// All names of the directory are here.
     pub complete: bool,
+    /// When the layers were listed; a new directory has nothing to list.
+    listed: Option<Instant>,
     /// Lookups that found nothing while the index was incomplete.
     pub misses: u8,
 }
@@ -116,6 +119,16 @@ fn slot_hash(slots: &[Slot], slot: u32) -> u64 {
 }
 
 impl Index {
+    /// How long ago the layers were listed, if they were.
+    pub fn age(&self) -> Option<Duration> {
+        self.listed.map(|listed| listed.elapsed())
+    }
+
+    /// Notes that the layers were listed just now.
+    pub fn set_listed(&mut self) {
+        self.listed = Some(Instant::now());
+    }
+
     /// The complete index of a new, empty directory.
     pub fn empty() -> Self {
         Self {

@@ -15,16 +15,25 @@ use super::Overlay;
 use super::lookup::{Resolved, union_nlink};
 use super::node::{Node, Real, State};
 use crate::layer::at::At;
-use crate::layer::attr::Attr;
+use crate::layer::attr::{Attr, Kind};
 use crate::layer::handle::index_name;
 use crate::layer::lower::LowerFile;
-use crate::layer::mark::{self, Mark, Marks, NlinkMark};
+use crate::layer::mark::{self, Mark, NlinkMark, Prefix};
 use crate::layer::name::{Name, OwnedName};
 
 impl Overlay {
-    /// Whether the names of a lower inode are kept one inode: there is an index, or nothing can change.
-    pub(super) fn keeps_links(&self) -> bool {
-        self.index_fd.is_some() || self.stack.upper.is_none()
+    /// Whether the names of a lower inode are kept one inode: the index can hold it, or nothing can change.
+    pub(super) fn keeps_links(&self, file: &LowerFile, kind: Kind) -> bool {
+        self.stack.upper.is_none() || self.can_index(file, kind)
+    }
+
+    /// Whether an inode of this kind can be in the index: it needs a file handle, and xattrs that `user.` ones can be
+    /// on regular files only.
+    pub(super) fn can_index(&self, file: &LowerFile, kind: Kind) -> bool {
+        let prefix = self.stack.upper.as_ref().and_then(|upper| upper.prefix);
+        self.index_fd.is_some()
+            && file.dir.lower().handles.is_some()
+            && (kind == Kind::File || prefix == Some(Prefix::Trusted))
     }
 
     /// The index entry of the inode with this origin, if it is the inode with these attributes.
@@ -61,7 +70,10 @@ impl Overlay {
         lower: &Attr,
         number: u64,
     ) -> Result<Option<Resolved>> {
-        if lower.nlink < 2 || self.index_fd.is_none() || !self.index_used.load(Ordering::Relaxed) {
+        if lower.nlink < 2
+            || !self.can_index(file, lower.kind)
+            || !self.index_used.load(Ordering::Relaxed)
+        {
             return Ok(None);
         }
         let Some(origin) = file.origin()? else {
@@ -71,7 +83,7 @@ impl Overlay {
             return Ok(None);
         };
         let index = self.index_fd.as_ref().ok_or(Errno::IO)?;
-        let marks = Marks::read(At::Entry(index.as_fd(), name.get()))?;
+        let marks = self.upper()?.marks(At::Entry(index.as_fd(), name.get()))?;
         let mut state = State::new(attr, Real::Indexed(name));
         let union = union_nlink(marks.nlink, attr.nlink, || Some(lower.nlink));
         state.union_nlink = Some(union);

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use rustix::io::{Errno, Result};
 use smallvec::SmallVec;
 
-use super::index::{Entry, Parts, Source};
+use super::index::{Entry, Index, Parts, Source};
 use super::node::{Alias, Dir, DirState, Inserted, LookupRef, Node, Real, State};
 use super::{Found, Overlay};
 use crate::layer::at::At;
@@ -45,7 +45,7 @@ impl Overlay {
         if mark::aufs_name(name.bytes()).is_some() {
             return Ok(None);
         }
-        if !state.index.complete && state.sources() > 1 {
+        if (!state.index.complete && state.sources() > 1) || self.is_outdated(&state.index) {
             self.build_index(parent, state)?;
         }
         let entry = match state.index.find(name) {
@@ -57,11 +57,35 @@ impl Overlay {
         if entry.node != 0
             && let Some(known) = self.nodes.reference(entry.node)
             && known.node().is_at(parent, name)
+            && self.is_still_there(&known, parent, name)
         {
             self.counters.count(&self.counters.nodes_found);
             return Ok(Some(known));
         }
         self.resolve(parent, state, &entry)
+    }
+
+    /// Whether a listing is older than what was read of the layers may be (`timeout=`).
+    pub(super) fn is_outdated(&self, index: &Index) -> bool {
+        self.options.timeout.is_some_and(|timeout| index.age().is_some_and(|age| age > timeout))
+    }
+
+    /// With `timeout=`, whether the name still leads to the object of the node; if not, the node loses the name.
+    fn is_still_there(&self, known: &LookupRef<'_>, parent: &Arc<Node>, name: Name<'_>) -> bool {
+        let node = known.node();
+        if self.options.timeout.is_none() || node.dir.is_some() {
+            return true;
+        }
+        let identity = |attr: &Attr| (attr.dev, attr.ino);
+        let before = identity(&node.state().attr);
+        let same = self
+            .place(node)
+            .and_then(|place| self.stat(&place))
+            .is_ok_and(|attr| identity(&attr) == before);
+        if !same {
+            node.state().aliases.retain(|alias| !alias.is(parent, name));
+        }
+        same
     }
 
     /// Asks the only layer of a directory for a name that is not in its index.
@@ -157,7 +181,7 @@ impl Overlay {
             };
             return Ok(Some(Resolved::directory(number, attr, dir)));
         }
-        if attr.size == 0 && attr.kind == Kind::File && dir.read_self(Marks::read)?.xattr_whiteouts
+        if attr.size == 0 && attr.kind == Kind::File && dir.marks_self()?.xattr_whiteouts
         {
             let marks = dir.marks(name)?;
             if marks.whiteout {
@@ -192,13 +216,13 @@ impl Overlay {
             return Ok(None);
         }
         if attr.kind == Kind::Directory {
-            let marks = Marks::read(at)?;
+            let marks = upper.marks(at)?;
             return self.resolve_upper_dir(state, entry, attr, marks).map(Some);
         }
         // Only a directory that is merged, or marked impure, can hold copied-up entries.
-        let copied_up = state.impure || !state.lowers.is_empty();
+        let copied_up = state.impure || !state.lowers.is_empty() || attr.blocks * 512 < attr.size;
         let marks = if copied_up {
-            Marks::read(at)?
+            upper.marks(at)?
         } else {
             Marks::default()
         };
@@ -295,6 +319,9 @@ impl Overlay {
             if below == self.stack.lowers.len() {
                 break;
             }
+            if sealed.mount_root {
+                continue;
+            }
             let marks = dir.marks(entry.name.get())?;
             if marks.opaque {
                 break;
@@ -381,13 +408,11 @@ impl Overlay {
 
     /// The file that holds the data of `file`: itself, unless it is a metacopy of one further down.
     pub(super) fn data_of(&self, file: &LowerFile, attr: &Attr) -> Result<LowerFile> {
-        // A metacopy file has no data blocks, at most one for its xattrs: others need not be asked.
         let below = file.dir.lower().position + 1;
-        let could_be = attr.size > 0 && attr.blocks <= 8 && below < self.stack.lowers.len();
-        if !could_be {
+        if attr.size == 0 || below == self.stack.lowers.len() {
             return Ok(file.clone());
         }
-        let marks = file.read(Marks::read)?;
+        let marks = file.marks()?;
         if !marks.metacopy {
             return Ok(file.clone());
         }
@@ -425,11 +450,12 @@ impl Overlay {
         } = resolved;
         let kind = state.attr.kind;
         let (dev, ino) = (state.attr.dev, state.attr.ino);
-        let lower = matches!(state.real, Real::Lower(_));
-        let indexed = matches!(state.real, Real::Indexed(_));
-        let links = (state.attr.nlink > 1 || indexed)
-            && kind != Kind::Directory
-            && (!lower || self.keeps_links());
+        // Whoever has the number of an upper inode is that inode: one without a name is pinned.
+        let links = kind != Kind::Directory
+            && match &state.real {
+                Real::Lower(file) => state.attr.nlink > 1 && self.keeps_links(file, kind),
+                _ => true,
+            };
         state.aliases.push(alias.clone());
         let dir = dir.map(|dir| Dir::new(dir, redirect, self.stack.dir_fds.slot()));
         let mut parts = Some((state, dir));
@@ -462,6 +488,7 @@ impl Overlay {
             };
             if same {
                 existing.node().add_alias(alias);
+                existing.node().state().unpin();
                 return existing;
             }
         }

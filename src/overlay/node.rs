@@ -78,6 +78,8 @@ pub struct State {
     pub changes: u32,
     /// Where the object is.
     pub real: Real,
+    /// Counts the times the place of its data changed, so that a file opened before is not kept.
+    pub moves: u32,
     /// For a metadata-only copy: where the data still is.
     pub data: Option<Box<LowerFile>>,
     /// Names it is known by. Empty for the root and for unlinked nodes.
@@ -226,6 +228,7 @@ impl State {
             fresh: true,
             changes: 0,
             real,
+            moves: 0,
             data: None,
             aliases: SmallVec::new(),
             io: None,
@@ -236,6 +239,13 @@ impl State {
 }
 
 impl State {
+    /// The object has a name again.
+    pub fn unpin(&mut self) {
+        if let Real::Pinned(_) = self.real {
+            self.real = Real::Upper;
+        }
+    }
+
     /// Forgets what the attributes were.
     pub fn stale(&mut self) {
         self.fresh = false;
@@ -255,6 +265,8 @@ struct Known {
     node: Arc<Node>,
     /// References the kernel (or a request in flight) holds.
     lookups: u64,
+    /// It is in the list of unreferenced nodes.
+    cold: bool,
 }
 
 #[derive(Debug, Default)]
@@ -262,6 +274,24 @@ struct Nodes {
     known: FxHashMap<u64, Known>,
     /// Nodes without references, oldest first; may name nodes referenced again since.
     cold: VecDeque<u64>,
+}
+
+impl Nodes {
+    /// Takes the oldest unreferenced node out of the table. A directory stays while nodes below it are known: they
+    /// name it as their parent.
+    fn evict_oldest(&mut self) -> Option<Arc<Node>> {
+        let oldest = self.cold.pop_front()?;
+        let known = self.known.get_mut(&oldest)?;
+        if known.lookups > 0 {
+            known.cold = false;
+            return None;
+        }
+        if Arc::strong_count(&known.node) > 1 {
+            self.cold.push_back(oldest);
+            return None;
+        }
+        self.known.remove(&oldest).map(|known| known.node)
+    }
 }
 
 /// All nodes by number. A leaf lock, held for memory operations only.
@@ -354,10 +384,7 @@ impl NodeTable {
             }
             Entry::Vacant(free) => {
                 let node = Arc::new(make());
-                free.insert(Known {
-                    node: Arc::clone(&node),
-                    lookups: 1,
-                });
+                free.insert(Known { node: Arc::clone(&node), lookups: 1, cold: false });
                 Inserted::New(LookupRef {
                     table: self,
                     node,
@@ -380,20 +407,14 @@ impl NodeTable {
         }
         if known.node.state().aliases.is_empty() {
             freed.extend(nodes.known.remove(&ino).map(|known| known.node));
-        } else {
+        } else if !known.cold {
+            known.cold = true;
             nodes.cold.push_back(ino);
         }
-        while nodes.cold.len() > self.cold_limit {
-            let Some(oldest) = nodes.cold.pop_front() else {
-                break;
-            };
-            let unused = nodes
-                .known
-                .get(&oldest)
-                .is_some_and(|known| known.lookups == 0);
-            if unused && oldest != ROOT {
-                freed.extend(nodes.known.remove(&oldest).map(|known| known.node));
-            }
+        let mut looks = nodes.cold.len();
+        while nodes.cold.len() > self.cold_limit && looks > 0 {
+            looks -= 1;
+            freed.extend(nodes.evict_oldest());
         }
         drop(nodes);
         // Dropping a node may drop its parents and close descriptors: not under the lock.

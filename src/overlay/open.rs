@@ -132,7 +132,10 @@ impl Overlay {
                 Errno::INVAL
             });
         }
-        let cached = node.state().io.clone();
+        let (cached, moves) = {
+            let state = node.state();
+            (state.io.clone(), state.moves)
+        };
         if let Some((slot, writable)) = cached
             && (writable || !write)
         {
@@ -144,9 +147,16 @@ impl Overlay {
         if write && !writable {
             return Err(Errno::ACCESS);
         }
+        let mut state = node.state();
+        if state.moves != moves {
+            // It was copied up while we opened the lower file.
+            drop(state);
+            return self.file_locked(node, write);
+        }
         let slot = self.file_fds.slot();
         self.file_fds.put(&slot, fd);
-        node.state().io = Some((Arc::clone(&slot), writable));
+        state.io = Some((Arc::clone(&slot), writable));
+        drop(state);
         self.file_fds
             .get(&slot, || self.open_real(node, writable).map(|open| open.0))
     }

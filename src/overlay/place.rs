@@ -50,6 +50,11 @@ impl Held {
 }
 
 impl Place {
+    /// A directory of a lower layer on which something else is mounted: nothing of it can be asked.
+    pub fn is_sealed(&self) -> bool {
+        matches!(self, Self::LowerDir(dir) if dir.is_sealed())
+    }
+
     /// Acts on the object, reading.
     pub fn read<T>(&self, act: impl FnOnce(At<'_>) -> Result<T>) -> Result<T> {
         match self {
@@ -147,7 +152,7 @@ impl Overlay {
     pub(super) fn attr(&self, node: &Arc<Node>) -> Result<Attr> {
         let before = {
             let state = node.state();
-            if state.fresh {
+            if state.fresh && self.options.timeout.is_none() {
                 return Ok(state.attr);
             }
             state.changes
@@ -166,9 +171,11 @@ impl Overlay {
         if let Some(union) = state.union_nlink {
             attr.nlink = union;
         }
-        state.attr = attr;
         // A change that came in between makes what was read old already.
-        state.fresh = state.changes == before;
+        if state.changes == before {
+            state.attr = attr;
+            state.fresh = true;
+        }
         Ok(attr)
     }
 }

@@ -12,7 +12,7 @@ use super::{Found, Overlay};
 use crate::layer::at::At;
 use crate::layer::attr::{Attr, Kind};
 use crate::layer::lower::{Listed, LowerDir};
-use crate::layer::mark::{self, AufsName, Marks};
+use crate::layer::mark::{self, AufsName};
 use crate::layer::name::{Name, OwnedName};
 
 /// Cookie of `.`.
@@ -65,6 +65,9 @@ impl Overlay {
             }
         }
         let mut state = dir.state.lock();
+        if after == 0 && self.is_outdated(&state.index) {
+            self.build_index(&node, &mut state)?;
+        }
         self.complete_index(&node, &mut state)?;
         // A batch at a time, because finding an entry's attributes changes the index.
         let mut after = after;
@@ -161,7 +164,7 @@ impl Overlay {
             let mut raw = RawListing::read(&mut |each| upper.list(fd.as_fd(), each), |name| {
                 At::Entry(fd.as_fd(), name).stat()
             })?;
-            if Marks::read(At::Pinned(fd.as_fd()))?.xattr_whiteouts {
+            if upper.marks(At::Pinned(fd.as_fd()))?.xattr_whiteouts {
                 raw.find_xattr_whiteouts(|name| upper.is_whiteout(fd.as_fd(), name))?;
             }
             state.opaque |= raw.opaque;
@@ -174,7 +177,7 @@ impl Overlay {
             let dir = Arc::clone(&state.lowers[position]);
             let mut raw = list_lower(&dir)?;
             let opaque = raw.opaque;
-            if dir.read_self(Marks::read)?.xattr_whiteouts {
+            if !dir.is_sealed() && dir.marks_self()?.xattr_whiteouts {
                 raw.find_xattr_whiteouts(|name| {
                     Ok(dir.stat(name)?.size == 0 && dir.marks(name)?.whiteout)
                 })?;
@@ -189,6 +192,9 @@ impl Overlay {
             merge
                 .index
                 .update(entry.name.get(), |new| new.node = entry.node);
+        }
+        if self.options.timeout.is_some() {
+            merge.index.set_listed();
         }
         state.index = merge.index;
         Ok(())

@@ -13,7 +13,7 @@ use super::index::Source;
 use super::node::{Alias, DirState, Node, ROOT};
 use crate::layer::at::UpperAt;
 use crate::layer::attr::{Attr, Kind};
-use crate::layer::mark::{self, Mark, Marks, Redirect};
+use crate::layer::mark::{self, Mark, Redirect};
 use crate::layer::name::Name;
 use crate::layer::upper::{Upper, WhiteoutForm};
 
@@ -303,7 +303,7 @@ pub(super) fn keep_data_path(
     parent: &Arc<Node>,
     name: Name<'_>,
 ) -> Result<()> {
-    if Marks::read(at.read())?.redirect.is_some() {
+    if upper.marks(at.read())?.redirect.is_some() {
         return Ok(());
     }
     upper.set_mark(at, Mark::Redirect, &path_below(parent, name, None).encode())
@@ -400,11 +400,14 @@ fn clear_victim(
     dir: &Arc<OwnedFd>,
     name: Name<'_>,
 ) -> Result<()> {
-    let whiteouts = victim
-        .dir
-        .as_ref()
-        .map_or(0, |own| own.state.lock().index.whiteouts());
-    if whiteouts == 0 && upper.prefix.is_some() {
+    let mut entries = 0;
+    if let Some(fd) = victim.dir.as_ref().and_then(|own| own.pinned()) {
+        upper.list(fd.as_fd(), |_| {
+            entries += 1;
+            Ok(())
+        })?;
+    }
+    if entries == 0 {
         return Ok(());
     }
     let attr: Attr = upper.stat(upper.at(dir.as_fd(), name).read())?;
@@ -426,10 +429,12 @@ fn move_on_disk(
     is_dir: bool,
 ) -> Result<()> {
     let (source, target) = ((from.as_fd(), old), (to.as_fd(), new));
+    // A directory that moves to another parent must be writable itself.
+    let moved = upper.at(from.as_fd(), old);
     let device = over_whiteout && upper.is_whiteout(to.as_fd(), new)?;
     if device && (hides || is_dir) && upper.whiteouts == WhiteoutForm::Device {
         // The whiteout at the new name becomes that at the old one.
-        upper.rename(source, target, true)?;
+        upper.with_mode(moved, 0o300, || upper.rename(source, target, true))?;
         return if hides {
             Ok(())
         } else {
@@ -437,9 +442,9 @@ fn move_on_disk(
         };
     }
     if hides {
-        upper.rename_and_whiteout(source, target)?;
+        upper.with_mode(moved, 0o300, || upper.rename_and_whiteout(source, target))?;
     } else {
-        upper.rename(source, target, false)?;
+        upper.with_mode(moved, 0o300, || upper.rename(source, target, false))?;
     }
     if over_whiteout && !device {
         upper.remove_whiteout(to.as_fd(), new)?;

@@ -25,7 +25,10 @@ impl Overlay {
         if name == CAPABILITY && node.state().no_caps {
             return Err(Errno::NODATA);
         }
-        let on_disk = self.name_on_disk(name).map_err(|_| Errno::NODATA)?;
+        let on_disk = match self.name_on_disk(name) {
+            Err(Errno::PERM) => return Err(Errno::NODATA),
+            other => other?,
+        };
         let _names = self.names.read();
         let value = self.place(&node)?.read(|at| at.xattr(&on_disk))?;
         if name == CAPABILITY && value.is_none() {
@@ -37,9 +40,15 @@ impl Overlay {
     /// Names of the xattrs a user of the mount may see, each ended by NUL.
     /// `trusted.` ones are for root only.
     pub fn list_xattr(&self, ino: u64, caller: &Caller) -> Result<Vec<u8>> {
+        if !self.options.xattrs {
+            return Err(Errno::OPNOTSUPP);
+        }
         let _names = self.names.read();
         let node = self.node(ino)?;
         let place = self.place(&node)?;
+        if place.is_sealed() {
+            return Ok(Vec::new());
+        }
         let names = place.read(|at| at.xattr_names())?;
         let mut visible = Vec::with_capacity(names.len());
         for name in split_names(&names) {

@@ -9,6 +9,7 @@ use rustix::fs::{
     Timespec, Timestamps, Uid, XattrFlags,
 };
 use rustix::io::{self, Errno};
+use rustix::process::geteuid;
 
 use super::generate::SLOTS;
 use super::script::{Access, Alloc, Caller, Flag, How, Node, Op};
@@ -44,6 +45,17 @@ impl Hands {
         self.slot(slot)
             .and_then(fs::fstat)
             .is_ok_and(|stat| stat.st_nlink == 0)
+    }
+
+    /// The slots whose descriptors are of the same file as that of `slot`.
+    pub(crate) fn same_file(&self, slot: usize) -> Vec<usize> {
+        let file = |slot| {
+            let stat = self.slot(slot).and_then(fs::fstat).ok()?;
+            Some((stat.st_dev, stat.st_ino))
+        };
+        (0..SLOTS)
+            .filter(|other| file(*other).is_some() && file(*other) == file(slot))
+            .collect()
     }
 
     /// Executes `op`; the text is equal on two trees that behave alike.
@@ -323,8 +335,14 @@ impl Hands {
                 let kind = if *default { "default" } else { "access" };
                 let name = format!("system.posix_acl_{kind}");
                 let path = self.at(path);
-                if fs::lstat(&path)?.st_mode & 0o170_000 == 0o120_000 {
+                let mode = fs::lstat(&path)?.st_mode;
+                if mode & 0o170_000 == 0o120_000 {
                     return Ok("a symlink has no ACL".to_string());
+                }
+                // The kernel tells a FUSE daemon that the caller's groups do not allow to keep sgid, in a request
+                // that the daemon's library cannot read yet (FUSE_SETXATTR_EXT).
+                if mode & 0o2000 != 0 && !default && !geteuid().is_root() {
+                    return Ok("sgid may go with the old ACL".to_string());
                 }
                 done(fs::lsetxattr(path, name, &acl(*perm), XattrFlags::empty()))
             }

@@ -243,7 +243,8 @@ impl World {
     }
 
     /// The kernel answers EEXIST to fchmod of an unlinked file that was never copied up, and brings an
-    /// unlinked FIFO back under its old name; so only the left does it, and must succeed.
+    /// unlinked FIFO back under its old name; so only the left does it, and must succeed. Afterwards the file
+    /// is not the same on both sides any more.
     fn chmod_unlinked(&mut self, slot: usize, op: &Op) -> Result<(), String> {
         if self.left.engine != Engine::Kernel {
             let left = self.left.hands.perform(op);
@@ -251,8 +252,10 @@ impl World {
                 return Err(format!("result of `{op}` on an unlinked file: {left}"));
             }
         }
-        for side in [&mut self.left, &mut self.right] {
-            side.hands.perform(&Op::SlotClose { slot });
+        for slot in self.left.hands.same_file(slot) {
+            for side in [&mut self.left, &mut self.right] {
+                side.hands.perform(&Op::SlotClose { slot });
+            }
         }
         Ok(())
     }
@@ -397,6 +400,12 @@ fn same_objects(op: &Op) -> Vec<(&str, &str)> {
         | Op::Fallocate { path, .. }
         | Op::CopyRange { to: path, .. }
         | Op::Open { path, .. } => vec![(path, path)],
+        // Through an exchanged symlink a path leads somewhere else.
+        Op::Rename {
+            from,
+            to,
+            flag: Flag::Exchange,
+        } if Path::new(from).starts_with(to) || Path::new(to).starts_with(from) => Vec::new(),
         Op::Rename {
             from,
             to,

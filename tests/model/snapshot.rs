@@ -181,7 +181,8 @@ impl Walk {
 /// Whether what was listed as `kind` is one of [`Listing::WithWhiteouts`].
 pub(crate) fn is_whiteout(dir: impl AsFd, name: impl Arg, kind: FileType) -> bool {
     let stat = || fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW);
-    kind == FileType::CharacterDevice && stat().err() == Some(Errno::NOENT)
+    // Who may list a directory but not look into it cannot tell.
+    kind == FileType::CharacterDevice && matches!(stat(), Err(Errno::NOENT | Errno::ACCESS))
 }
 
 fn entry(text: String, ino: u64, kind: FileType) -> Entry {
