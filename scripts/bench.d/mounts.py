@@ -26,7 +26,6 @@ FILE_SYSTEMS = {fs.name: fs for fs in [
     FileSystem("plyfs", "plyfs"),
     FileSystem("plyfs-volatile", "plyfs", ("volatile",)),
     FileSystem("plyfs-metacopy", "plyfs", ("metacopy=on",)),
-    FileSystem("plyfs-passthrough", "plyfs", ("passthrough=on",), root_only=True),
     FileSystem("plyfs-nopoll", "plyfs", ("poll=off",)),
     FileSystem("fuse-overlayfs", "debian"),
     FileSystem("fuse-overlayfs-2", "crate"),

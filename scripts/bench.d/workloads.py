@@ -7,7 +7,7 @@ from mounts import Stack
 
 PEERS = ("fuse-overlayfs", "fuse-overlayfs-2")
 REFERENCE = ("ext4", "kernel", "plyfs")
-READING = (*REFERENCE, "plyfs-passthrough", *PEERS)
+READING = (*REFERENCE, *PEERS)
 NAMES = (*REFERENCE, *PEERS)
 PACKAGES = ("typescript", "@babel/core", "webpack", "eslint", "jest")
 
@@ -100,7 +100,7 @@ def _mutating(data, as_user, quick):
     ops, names = str(data.ops), data.lists
     count = 1000 if quick else 10000
     scratch = (("mkdir", "scratch"),)
-    writing = (*REFERENCE, "plyfs-passthrough", *PEERS)
+    writing = (*REFERENCE, *PEERS)
     untar = ("tar", "xf", str(data.rootfs_tar), *untar_options(as_user))
     return [
         Workload("untar", "npm", (
@@ -181,4 +181,4 @@ def _builds():
     build = ("cargo", "build", "-j2", "--offline", "--quiet")
     return [Workload("cargo", "cargo", (
         Phase("cargo", "`cargo build -j2` of ripgrep in the mount", build, (1.1, 1.1), cwd="project"),),
-        ("ext4", "kernel", "plyfs", "plyfs-nopoll", "plyfs-passthrough", *PEERS), plain="copy", long=True)]
+        ("ext4", "kernel", "plyfs", "plyfs-nopoll", *PEERS), plain="copy", long=True)]

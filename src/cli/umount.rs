@@ -5,7 +5,8 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
@@ -20,6 +21,8 @@ use crate::layer;
 
 /// The daemon syncs and closes the upper after the mount is gone.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// How long a busy mount may stay busy before that is said.
+const BUSY_PATIENCE: Duration = Duration::from_millis(300);
 /// A detached mount that is in use may stay for days.
 const LAZY_PATIENCE: Duration = Duration::from_secs(1);
 
@@ -88,7 +91,14 @@ fn detach(mountpoint: &Path, lazy: bool) -> Result<(), Failure> {
     } else {
         UnmountFlags::empty()
     };
-    match unmount(mountpoint, flags | UnmountFlags::NOFOLLOW) {
+    let mut answer = unmount(mountpoint, flags | UnmountFlags::NOFOLLOW);
+    let end = Instant::now() + BUSY_PATIENCE;
+    while answer == Err(Errno::BUSY) && Instant::now() < end {
+        // A program that is just ending, or was just started by one that had a file open, lets go by itself.
+        thread::sleep(Duration::from_millis(10));
+        answer = unmount(mountpoint, flags | UnmountFlags::NOFOLLOW);
+    }
+    match answer {
         Ok(()) => Ok(()),
         Err(Errno::PERM) => by_fusermount(mountpoint, lazy),
         Err(error) => Err(failed(

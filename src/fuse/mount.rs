@@ -5,7 +5,7 @@ use std::io::IoSliceMut;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
@@ -31,8 +31,8 @@ const HELPER_SOCKET: &str = "_FUSE_COMMFD";
 pub(super) struct Mounted {
     /// The connection.
     pub(super) device: OwnedFd,
-    /// Keeps the helper waiting to unmount when we are gone (`auto_unmount`).
-    pub(super) watcher: Option<OwnedFd>,
+    /// Waits to unmount when we are gone (`auto_unmount`).
+    pub(super) watcher: Option<Watcher>,
 }
 
 fn fuse_error(sentence: impl Into<String>) -> SetupError {
@@ -72,15 +72,49 @@ pub(super) fn look_at(mountpoint: &Path) -> rustix::io::Result<Attr> {
 
 /// Mounts at `mountpoint` (absolute).
 pub(super) fn mount(mountpoint: &Path, config: &SessionConfig) -> Result<Mounted, SetupError> {
-    if !config.auto_unmount
-        && let Some(device) = mount_directly(mountpoint, config)?
-    {
-        return Ok(Mounted {
-            device,
-            watcher: None,
-        });
+    let device = match mount_directly(mountpoint, config)? {
+        Some(device) => device,
+        None => mount_with_helper(mountpoint, config)?,
+    };
+    let watcher = if config.auto_unmount {
+        Some(watch(mountpoint)?)
+    } else {
+        None
+    };
+    Ok(Mounted { device, watcher })
+}
+
+/// A process that unmounts when our end of its standard input closes, unless it is told in time that there is nothing
+/// left to unmount: when this is dropped.
+#[derive(Debug)]
+pub(super) struct Watcher(Child);
+
+impl Drop for Watcher {
+    fn drop(&mut self) {
+        if let Err(error) = self.0.kill().and_then(|()| self.0.wait()) {
+            tracing::debug!(%error, "ending the watcher");
+        }
     }
-    mount_with_helper(mountpoint, config)
+}
+
+/// Starts a process that outlives us, however we end, and then unmounts what is left. (The helper's own auto_unmount
+/// cannot look into the mount of an ordinary user.)
+fn watch(mountpoint: &Path) -> Result<Watcher, SetupError> {
+    const SCRIPT: &str = "trap '' HUP INT TERM; read -r line; \
+        umount -l -- \"$0\" 2>/dev/null || exec fusermount3 -u -z -q -- \"$0\"";
+    Command::new("sh")
+        .args(["-c", SCRIPT])
+        .arg(mountpoint)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .map(Watcher)
+        .map_err(|error| {
+            fuse_error(format!(
+                "cannot start the watcher for auto_unmount: {error}"
+            ))
+        })
 }
 
 /// Whether /dev/fuse can be opened.
@@ -155,7 +189,6 @@ fn helper_options(config: &SessionConfig) -> String {
         (config.suid, "suid"),
         (config.dev, "dev"),
         (!config.exec, "noexec"),
-        (config.auto_unmount, "auto_unmount"),
     ];
     options.extend(
         flags
@@ -166,7 +199,7 @@ fn helper_options(config: &SessionConfig) -> String {
     options.join(",")
 }
 
-fn mount_with_helper(mountpoint: &Path, config: &SessionConfig) -> Result<Mounted, SetupError> {
+fn mount_with_helper(mountpoint: &Path, config: &SessionConfig) -> Result<OwnedFd, SetupError> {
     let socket_error = |error| fuse_error(format!("cannot talk to {HELPER}: {}", describe(error)));
     // The helper inherits its end, so that one is not close-on-exec.
     let (ours, theirs) = rustix::net::socketpair(
@@ -196,21 +229,12 @@ fn mount_with_helper(mountpoint: &Path, config: &SessionConfig) -> Result<Mounte
         _ => fuse_error(format!("cannot run {HELPER}: {error}")),
     })?;
     if let Ok(Some(device)) = receive_device(&ours) {
-        if config.auto_unmount {
-            return Ok(Mounted {
-                device,
-                watcher: Some(ours),
-            });
-        }
         drop(ours);
         // It has nothing left to do; its exit code no longer matters.
         if let Err(error) = helper.wait() {
             tracing::debug!(%error, "waiting for {HELPER}");
         }
-        Ok(Mounted {
-            device,
-            watcher: None,
-        })
+        Ok(device)
     } else {
         drop(ours);
         let output = helper

@@ -1,6 +1,5 @@
 //! One mounted session: mount, serve, unmount.
 
-use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -58,8 +57,8 @@ pub struct SessionConfig {
 pub struct Session {
     connection: fuser::Session<Adapter>,
     unmounter: Unmounter,
-    /// While this is open, the helper of `auto_unmount` waits for our end.
-    _watcher: Option<OwnedFd>,
+    /// Dropped last: only then is there nothing left to unmount.
+    _watcher: Option<mount::Watcher>,
 }
 
 /// Ends a [`Session`] from another thread.

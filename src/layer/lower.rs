@@ -222,7 +222,11 @@ impl LowerDir {
             let ino = attr.ino;
             attr = self.lower.covered.get().copied().unwrap_or(attr);
             (attr.mount_root, attr.nlink) = (true, 1);
-            attr.ino = if attr.dev == self.lower.dev { attr.ino } else { ino };
+            attr.ino = if attr.dev == self.lower.dev {
+                attr.ino
+            } else {
+                ino
+            };
         }
         Ok(attr)
     }

@@ -3,8 +3,8 @@
 use std::ffi::CStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, OnceLock};
 use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, OnceLock};
 
 use std::time::{Duration, Instant};
 
@@ -141,7 +141,9 @@ fn private_clone(fd: BorrowedFd<'_>) -> Option<OwnedFd> {
 fn handle_space(root: BorrowedFd<'_>) -> Option<HandleSpace> {
     At::Pinned(root).file_handle().ok()?;
     let fs_type = u64::try_from(rustix::fs::fstatfs(root).ok()?.f_type).ok()?;
-    let uuid = sys::filesystem_uuid(root).unwrap_or_default();
+    let uuid = sys::filesystem_uuid(root)
+        .or_else(|_| sys::btrfs_uuid(root))
+        .unwrap_or_default();
     Some(HandleSpace { uuid, fs_type })
 }
 
@@ -287,7 +289,10 @@ fn lock(what: &str, path: &Path, fd: &OwnedFd) -> Result<()> {
 fn check_kernel_mounts(upper: &Path) -> Result<()> {
     let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
     let same = |given: &str| {
-        let path = given.replace("\\040", " ").replace("\\011", "\t").replace("\\134", "\\");
+        let path = given
+            .replace("\\040", " ")
+            .replace("\\011", "\t")
+            .replace("\\134", "\\");
         std::fs::canonicalize(path).is_ok_and(|path| path == upper)
     };
     let used = mounts

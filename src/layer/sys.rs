@@ -263,6 +263,31 @@ pub(super) fn filesystem_uuid(fd: BorrowedFd<'_>) -> Result<[u8; 16]> {
     Ok(answer.uuid)
 }
 
+/// The UUID of a btrfs (`BTRFS_IOC_FS_INFO`), which has no `FS_IOC_GETFSUUID`; ENOTTY for others.
+pub(super) fn btrfs_uuid(fd: BorrowedFd<'_>) -> Result<[u8; 16]> {
+    /// `struct btrfs_ioctl_fs_info_args` of linux/btrfs.h.
+    #[repr(C)]
+    struct FsInfo {
+        max_id: u64,
+        num_devices: u64,
+        fsid: [u8; 16],
+        rest: [u64; 124],
+    }
+    /// `_IOR(0x94, 31, struct btrfs_ioctl_fs_info_args)`.
+    const BTRFS_IOC_FS_INFO: libc::c_ulong = 0x8400_941f;
+    let mut answer = FsInfo {
+        max_id: 0,
+        num_devices: 0,
+        fsid: [0; 16],
+        rest: [0; 124],
+    };
+    // SAFETY: the kernel reads and writes at most 1024 bytes, the size encoded in the request number.
+    check(libc::c_long::from(unsafe {
+        libc::ioctl(fd.as_raw_fd(), BTRFS_IOC_FS_INFO, &raw mut answer)
+    }))?;
+    Ok(answer.fsid)
+}
+
 /// Makes the detached mount `tree` read-only and without access times.
 pub(super) fn make_read_only(tree: &impl AsFd) -> Result<()> {
     /// `struct mount_attr` of linux/mount.h.

@@ -343,6 +343,9 @@ impl Upper {
         if attr.mode & needed == needed || attr.kind == Kind::Symlink {
             return Err(denied);
         }
+        // What `act` renames is still found by its descriptor.
+        let pinned = at.read().pin()?;
+        let at = UpperAt::new(At::Pinned(pinned.as_fd()));
         at.chmod(attr.mode | needed)?;
         let done = act();
         at.chmod(attr.mode)?;
@@ -351,8 +354,12 @@ impl Upper {
 
     /// Writes a mark. Does nothing where the filesystem takes no xattrs of ours.
     pub fn set_mark(&self, at: UpperAt<'_>, mark: Mark, value: &[u8]) -> Result<()> {
-        let Some(prefix) = self.prefix else { return Ok(()) };
-        self.with_mode(at, 0o600, || at.set_xattr(mark.name(prefix), value, XattrFlags::empty()))
+        let Some(prefix) = self.prefix else {
+            return Ok(());
+        };
+        self.with_mode(at, 0o600, || {
+            at.set_xattr(mark.name(prefix), value, XattrFlags::empty())
+        })
     }
 
     /// Writes a mark the union can do without: symlinks and devices take no `user.` xattrs.

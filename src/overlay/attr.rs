@@ -96,7 +96,9 @@ impl Overlay {
         let now = upper.stat(held.read())?;
         let at = held.change(upper);
         self.set_owner_and_mode(upper, &node, &now, changes, at)?;
-        if changes.mode.is_some() && let Some(dir) = &node.dir {
+        if changes.mode.is_some()
+            && let Some(dir) = &node.dir
+        {
             // What could only be searched so far can perhaps be read now.
             self.stack.dir_fds.clear(&dir.upper);
         }

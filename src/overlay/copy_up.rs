@@ -250,7 +250,7 @@ impl Overlay {
         } = copy;
         let attr = upper.stat(staged.at().read())?;
         let indexable = match &node.state().real {
-            Real::Lower(file) => self.can_index(file, lower.kind),
+            Real::Lower(file) => self.can_index(file),
             _ => false,
         };
         let index_as = match (&self.index_fd, &origin) {
@@ -264,7 +264,9 @@ impl Overlay {
             self.publish_indexed(node, staged, &entry, &lower, (parent_fd.as_fd(), name))?;
             Real::Indexed(entry)
         } else {
-            staged.publish(parent_fd.as_fd(), name)?;
+            upper.with_mode(upper.pinned(parent_fd.as_fd()), 0o300, || {
+                staged.publish(parent_fd.as_fd(), name)
+            })?;
             Real::Upper
         };
         state.index.update(name, |entry| {
@@ -292,16 +294,17 @@ impl Overlay {
         let union = node.state().attr.nlink;
         let offset = i32::try_from(i64::from(union) - i64::from(lower.nlink)).unwrap_or(0);
         let mark = NlinkMark::Lower(offset).encode();
-        upper.set_mark(staged.at(), Mark::Nlink, mark.as_bytes())?;
+        upper.set_mark_if_possible(staged.at(), Mark::Nlink, mark.as_bytes())?;
         let count = lower.nlink.to_string();
-        upper.set_mark(staged.at(), Mark::LowerNlink, count.as_bytes())?;
+        upper.set_mark_if_possible(staged.at(), Mark::LowerNlink, count.as_bytes())?;
         match staged.publish_new(index.as_fd(), entry.get()) {
             // Another name of the inode was copied up since we looked: this one joins it.
             Err(Errno::EXIST) => {}
             other => other?,
         }
         self.index_used.store(true, Ordering::Relaxed);
-        upper.link(upper.at(index.as_fd(), entry.get()).read(), dir, name)?;
+        let inode = upper.at(index.as_fd(), entry.get()).read();
+        upper.with_mode(upper.pinned(dir), 0o300, || upper.link(inode, dir, name))?;
         node.state().union_nlink = Some(union);
         Ok(())
     }
@@ -327,7 +330,7 @@ impl Overlay {
         if let Some(union) = node.state().union_nlink {
             let offset = i32::try_from(i64::from(union) - i64::from(lower.nlink)).unwrap_or(0);
             let mark = NlinkMark::Lower(offset).encode();
-            upper.set_mark(held.change(upper), Mark::Nlink, mark.as_bytes())?;
+            upper.set_mark_if_possible(held.change(upper), Mark::Nlink, mark.as_bytes())?;
         }
         self.mark_impure(&mut state, upper.pinned(parent_fd.as_fd()))?;
         upper.with_mode(upper.pinned(parent_fd.as_fd()), 0o300, || {
@@ -414,7 +417,14 @@ impl Overlay {
             Data::Later | Data::All => before.size,
         };
         self.copy_content(&content, &fd, size)?;
-        io::truncate(&fd, if data == Data::UpTo(size) { size } else { before.size })?;
+        io::truncate(
+            &fd,
+            if data == Data::UpTo(size) {
+                size
+            } else {
+                before.size
+            },
+        )?;
         upper.sync(&fd, true)?;
         if let Some(caps) = caps {
             at.set_xattr(

@@ -15,25 +15,21 @@ use super::Overlay;
 use super::lookup::{Resolved, union_nlink};
 use super::node::{Node, Real, State};
 use crate::layer::at::At;
-use crate::layer::attr::{Attr, Kind};
+use crate::layer::attr::Attr;
 use crate::layer::handle::index_name;
 use crate::layer::lower::LowerFile;
-use crate::layer::mark::{self, Mark, NlinkMark, Prefix};
+use crate::layer::mark::{self, Mark, NlinkMark};
 use crate::layer::name::{Name, OwnedName};
 
 impl Overlay {
     /// Whether the names of a lower inode are kept one inode: the index can hold it, or nothing can change.
-    pub(super) fn keeps_links(&self, file: &LowerFile, kind: Kind) -> bool {
-        self.stack.upper.is_none() || self.can_index(file, kind)
+    pub(super) fn keeps_links(&self, file: &LowerFile) -> bool {
+        self.stack.upper.is_none() || self.can_index(file)
     }
 
-    /// Whether an inode of this kind can be in the index: it needs a file handle, and xattrs that `user.` ones can be
-    /// on regular files only.
-    pub(super) fn can_index(&self, file: &LowerFile, kind: Kind) -> bool {
-        let prefix = self.stack.upper.as_ref().and_then(|upper| upper.prefix);
-        self.index_fd.is_some()
-            && file.dir.lower().handles.is_some()
-            && (kind == Kind::File || prefix == Some(Prefix::Trusted))
+    /// Whether an inode of this layer can be in the index, which names inodes by their file handles.
+    pub(super) fn can_index(&self, file: &LowerFile) -> bool {
+        self.index_fd.is_some() && file.dir.lower().handles.is_some()
     }
 
     /// The index entry of the inode with this origin, if it is the inode with these attributes.
@@ -42,6 +38,11 @@ impl Overlay {
             return Ok(None);
         };
         Ok(((found.1.dev, found.1.ino) == (attr.dev, attr.ino)).then_some(found.0))
+    }
+
+    /// Whether the index has an inode with this origin.
+    pub(super) fn has_index(&self, origin: &[u8]) -> Result<bool> {
+        self.look_up_index(origin).map(|found| found.is_some())
     }
 
     fn look_up_index(&self, origin: &[u8]) -> Result<Option<(OwnedName, Attr)>> {
@@ -70,10 +71,7 @@ impl Overlay {
         lower: &Attr,
         number: u64,
     ) -> Result<Option<Resolved>> {
-        if lower.nlink < 2
-            || !self.can_index(file, lower.kind)
-            || !self.index_used.load(Ordering::Relaxed)
-        {
+        if lower.nlink < 2 || !self.can_index(file) || !self.index_used.load(Ordering::Relaxed) {
             return Ok(None);
         }
         let Some(origin) = file.origin()? else {
@@ -106,7 +104,7 @@ impl Overlay {
         let own = upper.stat(held.read())?.nlink;
         let offset = i64::from(union) - i64::from(own);
         let mark = NlinkMark::Upper(i32::try_from(offset).unwrap_or(0)).encode();
-        upper.set_mark(held.change(upper), Mark::Nlink, mark.as_bytes())
+        upper.set_mark_if_possible(held.change(upper), Mark::Nlink, mark.as_bytes())
     }
 
     /// Changes the union's link count in memory after a name came or went.

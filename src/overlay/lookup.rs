@@ -67,7 +67,9 @@ impl Overlay {
 
     /// Whether a listing is older than what was read of the layers may be (`timeout=`).
     pub(super) fn is_outdated(&self, index: &Index) -> bool {
-        self.options.timeout.is_some_and(|timeout| index.age().is_some_and(|age| age > timeout))
+        self.options
+            .timeout
+            .is_some_and(|timeout| index.age().is_some_and(|age| age > timeout))
     }
 
     /// With `timeout=`, whether the name still leads to the object of the node; if not, the node loses the name.
@@ -181,8 +183,7 @@ impl Overlay {
             };
             return Ok(Some(Resolved::directory(number, attr, dir)));
         }
-        if attr.size == 0 && attr.kind == Kind::File && dir.marks_self()?.xattr_whiteouts
-        {
+        if attr.size == 0 && attr.kind == Kind::File && dir.marks_self()?.xattr_whiteouts {
             let marks = dir.marks(name)?;
             if marks.whiteout {
                 return Ok(None);
@@ -226,6 +227,10 @@ impl Overlay {
         } else {
             Marks::default()
         };
+        let mut marks = marks;
+        if marks.origin.is_none() && attr.nlink > 1 && attr.kind != Kind::File {
+            marks.origin = self.origin_by_name(state, &entry.name, attr.kind)?;
+        }
         let origin = marks
             .origin
             .as_deref()
@@ -258,6 +263,34 @@ impl Overlay {
             }
         }
         Ok(Some(Resolved::file(number, file)))
+    }
+
+    /// The origin of an upper object that can carry no xattr, if it is in the index: that of the lower object by the
+    /// same name.
+    fn origin_by_name(
+        &self,
+        state: &DirState,
+        name: &OwnedName,
+        kind: Kind,
+    ) -> Result<Option<Vec<u8>>> {
+        for dir in &state.lowers {
+            match dir.stat(name.get()) {
+                Ok(attr) if attr.kind == kind && attr.nlink > 1 => {
+                    let file = LowerFile {
+                        dir: Arc::clone(dir),
+                        name: name.clone(),
+                    };
+                    let Some(origin) = file.origin()? else {
+                        return Ok(None);
+                    };
+                    return Ok(self.has_index(&origin)?.then_some(origin));
+                }
+                Ok(_) => return Ok(None),
+                Err(Errno::NOENT) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(None)
     }
 
     fn resolve_upper_dir(
@@ -453,7 +486,7 @@ impl Overlay {
         // Whoever has the number of an upper inode is that inode: one without a name is pinned.
         let links = kind != Kind::Directory
             && match &state.real {
-                Real::Lower(file) => state.attr.nlink > 1 && self.keeps_links(file, kind),
+                Real::Lower(file) => state.attr.nlink > 1 && self.keeps_links(file),
                 _ => true,
             };
         state.aliases.push(alias.clone());
@@ -539,7 +572,7 @@ pub(super) fn union_nlink(
         Some(NlinkMark::Lower(offset)) => {
             lower().and_then(|lower| lower.checked_add_signed(offset))
         }
-        None => None,
+        None => lower(),
     };
     counted
         .filter(|&count| count > 0)

@@ -384,7 +384,11 @@ impl NodeTable {
             }
             Entry::Vacant(free) => {
                 let node = Arc::new(make());
-                free.insert(Known { node: Arc::clone(&node), lookups: 1, cold: false });
+                free.insert(Known {
+                    node: Arc::clone(&node),
+                    lookups: 1,
+                    cold: false,
+                });
                 Inserted::New(LookupRef {
                     table: self,
                     node,

@@ -78,17 +78,62 @@ impl Overlay {
 
     /// The descriptor of a directory in the upper, which must have it.
     pub(super) fn upper_dir(&self, node: &Arc<Node>) -> Result<Arc<OwnedFd>> {
+        loop {
+            match self.try_upper_dir(node) {
+                Err(Errno::AGAIN) => {}
+                other => return other,
+            }
+        }
+    }
+
+    fn try_upper_dir(&self, node: &Arc<Node>) -> Result<Arc<OwnedFd>> {
         let dir = node.dir.as_ref().ok_or(Errno::NOTDIR)?;
         let upper = self.upper()?;
         if let Some(pinned) = dir.pinned() {
             return Ok(Arc::clone(pinned));
         }
-        self.stack.dir_fds.get(&dir.upper, || {
-            if node.ino == ROOT {
-                return upper.open_root();
+        // Directories above are opened first, from the lowest that is open, without recursion.
+        let mut closed = vec![(Arc::clone(node), None)];
+        while let Some((lowest, _)) = closed.last() {
+            let own = lowest.dir.as_ref().ok_or(Errno::NOTDIR)?;
+            let open = own.pinned().is_some() || self.stack.dir_fds.is_open(&own.upper);
+            if lowest.ino == ROOT || open {
+                break;
             }
-            let alias = node.state().aliases.first().cloned().ok_or(Errno::NOENT)?;
-            upper.open_dir(self.upper_dir(&alias.parent)?.as_fd(), alias.name.get())
+            let alias = lowest
+                .state()
+                .aliases
+                .first()
+                .cloned()
+                .ok_or(Errno::NOENT)?;
+            if let Some((_, name)) = closed.last_mut() {
+                *name = Some(alias.name);
+            }
+            closed.push((alias.parent, None));
+        }
+        let mut above: Option<Arc<OwnedFd>> = None;
+        for (dir, name) in closed.into_iter().rev() {
+            above = Some(self.open_upper_dir(upper, &dir, above.as_ref().zip(name.as_ref()))?);
+        }
+        above.ok_or(Errno::NOENT)
+    }
+
+    /// The descriptor of one directory, opened as a name in the directory above if it is not open.
+    fn open_upper_dir(
+        &self,
+        upper: &Upper,
+        node: &Arc<Node>,
+        above: Option<(&Arc<OwnedFd>, &OwnedName)>,
+    ) -> Result<Arc<OwnedFd>> {
+        let dir = node.dir.as_ref().ok_or(Errno::NOTDIR)?;
+        if let Some(pinned) = dir.pinned() {
+            return Ok(Arc::clone(pinned));
+        }
+        self.stack.dir_fds.get(&dir.upper, || match above {
+            Some((above, name)) => upper.open_dir(above.as_fd(), name.get()),
+            None if node.ino == ROOT => upper.open_root(),
+            // It was closed since we looked.
+            None => Err(Errno::AGAIN),
         })
     }
 

@@ -91,7 +91,7 @@ impl Overlay {
         }
         let state = node.state();
         match &state.real {
-            Real::Lower(file) => state.attr.nlink > 1 && self.can_index(file, node.kind),
+            Real::Lower(file) => state.attr.nlink > 1 && self.can_index(file),
             Real::Indexed(_) => true,
             _ => false,
         }

@@ -208,11 +208,19 @@ impl Hands {
                     Alloc::Punch => FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE,
                     Alloc::Zero => FallocateFlags::ZERO_RANGE,
                 };
-                done(fs::fallocate(
-                    self.open(path, OFlags::WRONLY, 0)?,
-                    flags,
-                    *off,
-                    *len,
+                let fd = self.open(path, OFlags::WRONLY, 0)?;
+                fs::fallocate(&fd, flags, *off, *len)?;
+                // Whether a hole where there was one is a change is up to the filesystem, in btrfs to chance.
+                let now = Timespec {
+                    tv_sec: 0,
+                    tv_nsec: fs::UTIME_NOW,
+                };
+                done(fs::futimens(
+                    &fd,
+                    &Timestamps {
+                        last_access: now,
+                        last_modification: now,
+                    },
                 ))
             }
             Op::CopyRange {

@@ -6,6 +6,7 @@ use crate::support::run::{Privilege, own_ids, privilege};
 use crate::support::{Fixture, as_user, is_kernel, is_root, requires};
 
 const OURS: &str = "the kernel has no such option";
+const ROOTS: &str = "the view shows files of root, which the kernel keeps an ordinary user from";
 const ONLY_ROOT: &str = "needs files of several owners";
 const UNMAPPED: &str = "such ids have no place in this user namespace";
 
@@ -87,6 +88,7 @@ const OVERRIDE: &str = "user.containers.override_stat";
 fn override_stat_of_a_layer_gives_owner_mode_and_type() {
     requires!(!is_kernel(), OURS);
     requires!(privilege() != Privilege::Namespace, UNMAPPED);
+    requires!(privilege() != Privilege::User, ROOTS);
     let fs = Fixture::new()
         .lower(&format!(
             ". {OVERRIDE}='0:0:0755:dir'; f 'x' 0644 {OVERRIDE}='1000:1001:0600:file';
@@ -105,6 +107,7 @@ disk block=8:1 0660 owner=0:6; pipe fifo 0600; old 'y' 4755 owner=7:8; plain 'p'
 #[test]
 fn override_stat_is_written_by_every_operation_and_hidden_in_the_view() {
     requires!(!is_kernel(), OURS);
+    requires!(privilege() != Privilege::User, ROOTS);
     let (uid, gid) = own_ids();
     let mut fs = Fixture::new()
         .lower(&format!(

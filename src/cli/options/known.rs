@@ -71,8 +71,8 @@ pub(in crate::cli) const EFFECTIVE: &[(&str, &str)] = &[
         "how the reader waits for the next request [auto]",
     ),
     (
-        "passthrough=on|off",
-        "file data goes by the kernel alone; root only [off]",
+        "passthrough=off",
+        "file data goes through the daemon; 'on' is refused, this version cannot",
     ),
     (
         "cache_nodes=N",
@@ -86,7 +86,7 @@ pub(in crate::cli) const EFFECTIVE: &[(&str, &str)] = &[
     ("nosuid", "ignore suid bits"),
     (
         "dev",
-        "honour device nodes [root: only if asked; others cannot]",
+        "honour device nodes [root: yes, but not as fuse-overlayfs; others cannot]",
     ),
     ("nodev", "ignore device nodes"),
     ("exec", "allow programs to be executed [yes]"),
