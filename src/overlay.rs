@@ -190,11 +190,9 @@ impl Overlay {
         self.stack.check_mountpoint(mountpoint)
     }
 
-    /// Says what the mountpoint looks like before it is covered.
-    pub fn set_covered(&self, attr: Attr) {
-        for lower in &self.stack.lowers {
-            lower.set_covered(attr);
-        }
+    /// Looks at the mountpoint before it is covered: this is what a layer shows there that contains it.
+    pub fn set_mountpoint(&self, mountpoint: &Path) {
+        self.stack.look_at_mountpoint(mountpoint);
     }
 
     /// Whether ACLs are refused altogether.

@@ -3,7 +3,7 @@
 
 use std::io::IoSliceMut;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
@@ -15,8 +15,6 @@ use rustix::net::{
 };
 
 use super::session::SessionConfig;
-use crate::layer::at::At;
-use crate::layer::attr::Attr;
 use crate::layer::describe;
 use crate::layer::error::{Cause, SetupError};
 
@@ -63,13 +61,6 @@ pub(super) fn resolve_mountpoint(given: &Path) -> Result<PathBuf, SetupError> {
     }
 }
 
-/// What the mountpoint is before it is covered.
-pub(super) fn look_at(mountpoint: &Path) -> rustix::io::Result<Attr> {
-    let flags = OFlags::PATH | OFlags::CLOEXEC;
-    let fd = rustix::fs::open(mountpoint, flags, Mode::empty())?;
-    At::Pinned(fd.as_fd()).stat()
-}
-
 /// Mounts at `mountpoint` (absolute).
 pub(super) fn mount(mountpoint: &Path, config: &SessionConfig) -> Result<Mounted, SetupError> {
     let device = match mount_directly(mountpoint, config)? {
@@ -97,7 +88,7 @@ impl Drop for Watcher {
     }
 }
 
-/// Starts a process that outlives us, however we end, and then unmounts what is left. (The helper's own auto_unmount
+/// Starts a process that outlives us, however we end, and then unmounts what is left. (The helper's own `auto_unmount`
 /// cannot look into the mount of an ordinary user.)
 fn watch(mountpoint: &Path) -> Result<Watcher, SetupError> {
     const SCRIPT: &str = "trap '' HUP INT TERM; read -r line; \

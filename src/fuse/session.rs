@@ -72,9 +72,7 @@ impl Session {
     pub fn mount(overlay: Overlay, config: &SessionConfig) -> Result<Self, SetupError> {
         let mountpoint = mount::resolve_mountpoint(&config.mountpoint)?;
         overlay.check_mountpoint(&mountpoint)?;
-        if let Ok(attr) = mount::look_at(&mountpoint) {
-            overlay.set_covered(attr);
-        }
+        overlay.set_mountpoint(&mountpoint);
         let config = SessionConfig {
             read_only: config.read_only || overlay.is_read_only(),
             ..config.clone()

@@ -259,6 +259,12 @@ pub(super) fn check_mountpoint(upper: &Upper, mountpoint: &Path) -> Result<()> {
     Ok(())
 }
 
+/// Attributes of a directory given by its path.
+pub(super) fn look_at(path: &Path) -> std::result::Result<Attr, Errno> {
+    let fd = rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
+    At::Pinned(fd.as_fd()).stat()
+}
+
 /// Takes the lock that says a mount is alive.
 fn lock(what: &str, path: &Path, fd: &OwnedFd) -> Result<()> {
     let mut answer = rustix::fs::flock(fd, FlockOperation::NonBlockingLockExclusive);

@@ -103,6 +103,13 @@ impl Stack {
         open::check_mountpoint(upper, mountpoint)
     }
 
+    /// Notes what the mountpoint is before it is covered, for layers it lies in.
+    pub fn look_at_mountpoint(&self, mountpoint: &Path) {
+        if let Ok(attr) = open::look_at(mountpoint) {
+            self.lowers.iter().for_each(|lower| lower.set_covered(attr));
+        }
+    }
+
     /// The directories at `path` in the lowers from position `from` on, merged as one directory: stops at an
     /// opaque directory, a whiteout or a non-directory, and follows redirects found on the way.
     pub fn find_dirs(&self, from: usize, path: &[OwnedName]) -> Result<Vec<Arc<LowerDir>>, Errno> {

@@ -261,7 +261,7 @@ impl Overlay {
         };
         self.mark_impure(&mut state, upper.pinned(parent_fd.as_fd()))?;
         let real = if let Some(entry) = index_as {
-            self.publish_indexed(node, staged, &entry, &lower, (parent_fd.as_fd(), name))?;
+            self.publish_indexed(node, &staged, &entry, &lower, (parent_fd.as_fd(), name))?;
             Real::Indexed(entry)
         } else {
             upper.with_mode(upper.pinned(parent_fd.as_fd()), 0o300, || {
@@ -284,7 +284,7 @@ impl Overlay {
     fn publish_indexed(
         &self,
         node: &Arc<Node>,
-        staged: Staged<'_>,
+        staged: &Staged<'_>,
         entry: &OwnedName,
         lower: &Attr,
         (dir, name): (std::os::fd::BorrowedFd<'_>, Name<'_>),

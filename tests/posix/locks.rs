@@ -25,7 +25,8 @@ fn flock_excludes_other_descriptors_also_after_copy_up() {
             Err(Errno::AGAIN)
         );
         drop(first);
-        flock(&second, FlockOperation::NonBlockingLockExclusive).unwrap();
+        // Waits: a process that another test is just starting may still hold a copy of the descriptor.
+        flock(&second, FlockOperation::LockExclusive).unwrap();
     }
 }
 
@@ -40,7 +41,8 @@ fn shared_flocks_go_together_and_are_of_one_file_by_all_its_names() {
         Err(Errno::AGAIN)
     );
     drop(first);
-    flock(&second, FlockOperation::NonBlockingLockExclusive).unwrap();
+    // Waits: a process that another test is just starting may still hold a copy of the descriptor.
+    flock(&second, FlockOperation::LockExclusive).unwrap();
 }
 
 #[test]
