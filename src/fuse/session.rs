@@ -40,7 +40,7 @@ pub struct SessionConfig {
     pub dev: bool,
     /// Allow executing files.
     pub exec: bool,
-    /// The kernel unmounts when the daemon dies (`auto_unmount`, by way of fusermount3).
+    /// A process of its own unmounts when the daemon dies (`auto_unmount`).
     pub auto_unmount: bool,
     /// Threads that read requests.
     pub threads: usize,
