@@ -210,3 +210,15 @@ pub(super) fn reply_xattr(reply: ReplyXattr, size: u32, answer: Answer<Vec<u8>>)
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_in_a_request_is_answered_eio() {
+        let answer: Answer<()> = guarded(|| panic!("a bug"));
+        assert_eq!(answer.map_err(|error| error.code()), Err(libc::EIO));
+        assert!(guarded(|| Ok(())).is_ok());
+    }
+}

@@ -10,6 +10,7 @@ use super::Overlay;
 use super::copy_up::Data;
 use super::index::Source;
 use super::node::{Alias, DirState, Node, Real};
+use super::rename::keep_data_path;
 use crate::layer::attr::Kind;
 use crate::layer::name::Name;
 
@@ -157,12 +158,25 @@ impl Overlay {
             }
             return Ok(());
         }
-        let last = {
+        let (alias, names, real, elsewhere) = {
             let state = node.state();
-            matches!(state.real, Real::Upper) && state.aliases.len() == 1
+            let alias = state.aliases.first().cloned();
+            let elsewhere = state.data.is_some();
+            (alias, state.aliases.len(), state.real.clone(), elsewhere)
         };
-        if last && self.nodes.is_referenced(node.ino) {
-            let pinned = self.held(node)?.read().pin()?;
+        let indexed = matches!(real, Real::Indexed(_));
+        let referenced = self.nodes.is_referenced(node.ino);
+        let Some(alias) = alias.filter(|_| names == 1 && (indexed || referenced)) else {
+            return Ok(());
+        };
+        let held = self.held(node)?;
+        if elsewhere {
+            // Should it get another name, its data is found by this one.
+            let upper = self.upper()?;
+            keep_data_path(upper, held.change(upper), &alias.parent, alias.name.get())?;
+        }
+        if matches!(real, Real::Upper) {
+            let pinned = held.read().pin()?;
             node.state().real = Real::Pinned(Arc::new(pinned));
         }
         Ok(())
