@@ -46,6 +46,8 @@ pub(super) struct Poller {
     requests: AtomicU64,
     /// The connection is in `O_NONBLOCK`.
     spinning: AtomicBool,
+    /// Held while that changes.
+    switching: Mutex<()>,
     /// The governor sleeps until it is unparked.
     parked: AtomicBool,
     /// Others want the CPU.
@@ -81,6 +83,7 @@ impl Poller {
             patience,
             requests: AtomicU64::new(0),
             spinning: AtomicBool::new(false),
+            switching: Mutex::new(()),
             parked: AtomicBool::new(false),
             crowded: AtomicBool::new(false),
             stop: AtomicBool::new(false),
@@ -111,8 +114,10 @@ impl Poller {
 
     /// A request came. Called by the reader, for every request.
     pub(super) fn note(&self) {
-        self.requests.fetch_add(1, Ordering::Relaxed);
-        if self.parked.load(Ordering::Relaxed) && self.parked.swap(false, Ordering::AcqRel) {
+        // With the stores and loads of `park` in one order, either this sees that the governor sleeps, or that sees
+        // the request.
+        self.requests.fetch_add(1, Ordering::SeqCst);
+        if self.parked.load(Ordering::SeqCst) && self.parked.swap(false, Ordering::AcqRel) {
             self.reader.store(own_thread_id(), Ordering::Relaxed);
             if let Some(governor) = &*self.governor.lock() {
                 governor.unpark();
@@ -155,11 +160,11 @@ impl Poller {
         } else {
             OFlags::RDWR
         };
+        // Reader and governor must not mix their two steps.
+        let _alone = self.switching.lock();
         self.spinning.store(on, Ordering::Relaxed);
-        crate::layer::best_effort(
-            "change how the reader waits",
-            rustix::fs::fcntl_setfl(&self.device, flags),
-        );
+        let changed = rustix::fs::fcntl_setfl(&self.device, flags);
+        crate::layer::best_effort("change how the reader waits", changed);
     }
 
     fn govern(&self) {
@@ -208,8 +213,8 @@ impl Poller {
 
     /// Sleeps until the next request.
     fn park(&self, seen: u64) {
-        self.parked.store(true, Ordering::Release);
-        if self.requests.load(Ordering::Acquire) != seen {
+        self.parked.store(true, Ordering::SeqCst);
+        if self.requests.load(Ordering::SeqCst) != seen {
             self.parked.store(false, Ordering::Release);
             return;
         }

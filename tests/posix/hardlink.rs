@@ -156,3 +156,17 @@ fn rsync_and_tar_find_the_links() {
     assert_eq!(fs.sh("tar -cf - s | tar -tvf - | grep -c 'link to'"), "1");
     assert_eq!(fs.sh("find s -links 2 | wc -l"), "2");
 }
+
+#[test]
+fn a_name_found_after_the_known_one_was_unlinked_is_the_same_inode() {
+    let mut fs = Fixture::new().lower("").upper("a 'x'; d/e = a").mount();
+    let held = fs.open("d/e");
+    fs.unlink("d/e");
+    let number = fs.inode("a");
+    assert_eq!(number, rustix::fs::fstat(&held).unwrap().st_ino);
+    fs.append("a", "+");
+    assert_eq!(fs.text("a"), "x+");
+    drop(held);
+    fs.assert_state("a 'x+'; d/", "a 'x+'; d/");
+    assert_eq!(fs.inode("a"), number);
+}
