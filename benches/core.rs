@@ -4,10 +4,6 @@
     missing_docs,
     reason = "a benchmark that cannot go on has nothing to tell"
 )]
-#![allow(
-    missing_docs,
-    reason = "criterion's macros define undocumented functions"
-)]
 
 use std::fs;
 use std::hint::black_box;
