@@ -3,7 +3,7 @@
 use std::ffi::{CStr, CString};
 use std::os::fd::AsFd;
 
-use rustix::fs::{OFlags, SeekFrom, Timespec, Timestamps, XattrFlags};
+use rustix::fs::{SeekFrom, Timespec, Timestamps, XattrFlags};
 use rustix::io::{Errno, Result};
 
 use super::at::{At, UpperAt, split_names};
@@ -183,9 +183,4 @@ pub fn copy_times(attr: &Attr, to: UpperAt<'_>) -> Result<()> {
         last_access: timespec(attr.atime),
         last_modification: timespec(attr.mtime),
     })
-}
-
-/// Reopens the object of `at` for writing.
-pub fn open_for_write(at: UpperAt<'_>) -> Result<std::os::fd::OwnedFd> {
-    at.read().open(OFlags::RDWR)
 }

@@ -141,11 +141,6 @@ impl Staged<'_> {
         rustix::fs::renameat_with(&self.workdir.temp, own, dir, name.bytes(), flags)
         // What came back is removed by Drop.
     }
-
-    /// Gives it a second name, `dir/name`, which must be free; the staged name is removed.
-    pub fn link_to(&self, dir: BorrowedFd<'_>, name: Name<'_>) -> Result<()> {
-        link(self.at().read(), dir, name.bytes())
-    }
 }
 
 impl Drop for Staged<'_> {
