@@ -52,25 +52,25 @@ impl Ids {
 }
 
 fn to_inside(map: &[IdRange], id: u32) -> u32 {
-    if map.is_empty() {
-        return id;
-    }
-    map.iter()
-        .find(|range| id >= range.host && id - range.host < range.len)
-        .map_or(OVERFLOW_ID, |range| {
-            range.inside.wrapping_add(id - range.host)
-        })
+    translate(map, id, |range| (range.host, range.inside))
 }
 
 fn to_host(map: &[IdRange], id: u32) -> u32 {
+    translate(map, id, |range| (range.inside, range.host))
+}
+
+/// Maps `id` by the first range that has it; `ends` tells where a range begins on the side of `id` and on the other.
+fn translate(map: &[IdRange], id: u32, ends: impl Fn(&IdRange) -> (u32, u32)) -> u32 {
     if map.is_empty() {
         return id;
     }
     map.iter()
-        .find(|range| id >= range.inside && id - range.inside < range.len)
-        .map_or(OVERFLOW_ID, |range| {
-            range.host.wrapping_add(id - range.inside)
+        .find_map(|range| {
+            let (from, to) = ends(range);
+            let offset = id.checked_sub(from).filter(|&offset| offset < range.len)?;
+            Some(to.wrapping_add(offset))
         })
+        .unwrap_or(OVERFLOW_ID)
 }
 
 #[cfg(test)]
