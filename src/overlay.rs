@@ -23,6 +23,7 @@ pub mod node;
 pub mod open;
 pub mod options;
 pub mod place;
+mod read_ahead;
 pub mod readdir;
 pub mod remove;
 pub mod rename;
@@ -97,6 +98,7 @@ pub struct Overlay {
     /// User and group files get that we create.
     own: (u32, u32),
     generation: AtomicU64,
+    walk: read_ahead::Walk,
     counters: Counters,
     finished: AtomicBool,
 }
@@ -159,6 +161,7 @@ impl Overlay {
             overrides,
             own: crate::layer::own_ids(),
             generation: AtomicU64::new(1),
+            walk: read_ahead::Walk::default(),
             counters: Counters::default(),
             finished: AtomicBool::new(false),
             stack,

@@ -406,7 +406,11 @@ impl Filesystem for Adapter {
         });
         match answer {
             Ok(()) => reply.ok(),
-            Err(error) => reply.error(error),
+            Err(error) => return reply.error(error),
+        }
+        if offset == 0 {
+            // The client is busy with the reply.
+            self.read_ahead(ino);
         }
     }
 
