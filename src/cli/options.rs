@@ -346,7 +346,7 @@ impl Draft {
             )),
             (Some(upper), Some(work)) => Ok(Some(UpperConfig { upper, work })),
             (Some(_), None) => Err(Failure::usage(
-                "upperdir needs workdir: an empty directory on the same filesystem as the upper",
+                "upperdir needs workdir: a directory of its own on the same filesystem as the upper",
             )),
             (None, Some(_)) => Err(Failure::usage("workdir is of no use without upperdir")),
         }
