@@ -26,6 +26,8 @@ pub enum Method {
 /// Largest piece that is cheaper to read and write than to hand to `copy_file_range`.
 const SMALL: u64 = 64 * 1024;
 const PIECE: usize = 1024 * 1024;
+/// Usual unit of allocation.
+const ALLOCATION: u64 = 4096;
 
 /// Copies all `attr.size` bytes of `from` to the empty file `to`; holes stay holes. EIO if `from` is shorter.
 pub fn copy_data(from: &impl AsFd, to: &impl AsFd, attr: &Attr) -> Result<Method> {
@@ -43,10 +45,16 @@ pub fn copy_data(from: &impl AsFd, to: &impl AsFd, attr: &Attr) -> Result<Method
         buffer: Vec::new(),
         method: Method::None,
     };
-    if attr.blocks.saturating_mul(512) >= size {
-        copier.copy(0, size)?;
-    } else {
+    let sparse = attr.blocks.saturating_mul(512) < size;
+    if sparse {
         copier.copy_extents(size)?;
+    } else {
+        copier.copy(0, size)?;
+    }
+    // A filesystem that allocates ahead of a growing file (xfs) keeps that while the file is open, as it may be for
+    // long: this gives it back.
+    let allocated = At::Pinned(to.as_fd()).stat()?.blocks.saturating_mul(512);
+    if sparse || allocated > size.next_multiple_of(ALLOCATION) {
         rustix::fs::ftruncate(to, size)?;
     }
     Ok(copier.method)
