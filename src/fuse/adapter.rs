@@ -24,6 +24,10 @@ const FOREVER: Duration = Duration::from_secs(1 << 30);
 const MOUNT_XATTR: &[u8] = b"user.plyfs.mount";
 /// The mount's counters, for `plyfs stats`.
 const STATS_XATTR: &[u8] = b"user.plyfs.stats";
+/// Asking for this one panics: no honest request does, and what happens then has to be seen on a live mount. Not in
+/// release builds.
+#[cfg(debug_assertions)]
+const PANIC_XATTR: &[u8] = b"user.plyfs.panic";
 
 /// Answers the kernel's requests out of an overlay.
 #[derive(Debug)]
@@ -159,6 +163,9 @@ impl Adapter {
         match name.as_bytes() {
             MOUNT_XATTR => Some(self.description.clone()),
             STATS_XATTR => Some(self.describe_stats().to_string().into_bytes()),
+            #[cfg(debug_assertions)]
+            #[expect(clippy::panic, reason = "what the name says")]
+            PANIC_XATTR => panic!("asked for by {}", PANIC_XATTR.escape_ascii()),
             _ => None,
         }
     }

@@ -465,10 +465,10 @@ impl Filesystem for Adapter {
 
     fn getxattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
         let _timer = self.begin(Op::Getxattr);
-        let answer = match self.own_xattr(ino, name) {
+        let answer = guarded(|| match self.own_xattr(ino, name) {
             Some(value) => Ok(value),
-            None => guarded(|| self.overlay.get_xattr(ino.0, name.as_bytes())),
-        };
+            None => self.overlay.get_xattr(ino.0, name.as_bytes()),
+        });
         reply_xattr(reply, size, answer);
     }
 

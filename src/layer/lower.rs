@@ -43,7 +43,7 @@ pub struct Lower {
     pub private: bool,
     /// The root, kept open.
     pub root: OwnedFd,
-    /// Budget of directory descriptors.
+    /// The descriptors of the mount.
     pub fds: Arc<Fds>,
 }
 
@@ -123,7 +123,7 @@ pub(super) fn stat(at: At<'_>, override_name: Option<&CStr>) -> Result<Attr> {
 impl LowerDir {
     /// The root of `lower`.
     pub fn root(lower: &Arc<Lower>) -> Arc<Self> {
-        let slot = lower.fds.slot();
+        let slot = lower.fds.dirs.slot();
         Arc::new(Self {
             lower: Arc::clone(lower),
             place: None,
@@ -138,7 +138,7 @@ impl LowerDir {
         Arc::new(Self {
             lower: Arc::clone(&self.lower),
             place: Some((Arc::clone(self), name)),
-            slot: self.lower.fds.slot(),
+            slot: self.lower.fds.dirs.slot(),
             listing: Mutex::new(()),
             sealed: self.sealed || attr.mount_root,
         })
@@ -166,7 +166,7 @@ impl LowerDir {
         let fds = &self.lower.fds;
         let mut closed = vec![self];
         while let Some((parent, _)) = &closed[closed.len() - 1].place {
-            if fds.is_open(&closed[closed.len() - 1].slot) {
+            if closed[closed.len() - 1].slot.is_open() {
                 break;
             }
             closed.push(parent);
@@ -295,7 +295,8 @@ impl LowerFile {
 
     /// Opens the content for reading. Access times stay as they are where the system lets us.
     pub fn open(&self) -> Result<OwnedFd> {
-        let open = |extra| self.read(|at| at.open(OFlags::RDONLY | extra));
+        let fds = &self.dir.lower.fds;
+        let open = |extra| self.read(|at| fds.retry(|| at.open(OFlags::RDONLY | extra)));
         if self.dir.lower.private {
             return open(OFlags::empty());
         }

@@ -41,13 +41,13 @@ pub(super) fn open(config: &StackConfig) -> Result<Stack> {
             "no lower layer given: name at least one with --lower DIR or -o lowerdir=DIR",
         ));
     }
-    let dir_fds = Arc::new(Fds::new(raise_descriptor_limit() / 4));
+    let fds = Arc::new(Fds::new(raise_descriptor_limit()));
     let mut lowers = Vec::with_capacity(config.lowers.len());
     for (position, path) in config.lowers.iter().enumerate() {
-        lowers.push(Arc::new(open_lower(position, path, config, &dir_fds)?));
+        lowers.push(Arc::new(open_lower(position, path, config, &fds)?));
     }
     let upper = match &config.upper {
-        Some(upper) => Some(open_upper(upper, config, &lowers, &dir_fds)?),
+        Some(upper) => Some(open_upper(upper, config, &lowers, &fds)?),
         None => None,
     };
     let roots = lowers.iter().map(LowerDir::root).collect();
@@ -55,7 +55,7 @@ pub(super) fn open(config: &StackConfig) -> Result<Stack> {
         upper,
         lowers,
         roots,
-        dir_fds,
+        fds,
     })
 }
 
@@ -407,7 +407,7 @@ fn prepare_upper(
     let temp = make_dir(&work, WORK).map_err(fail)?;
     empty(&temp).map_err(fail)?;
     let index = make_dir(&work, INDEX).map_err(fail)?;
-    let workdir = Workdir::new(temp);
+    let workdir = Workdir::new(temp, Arc::clone(fds));
     let whiteouts = probe_whiteouts(&workdir).map_err(fail)?;
     let prefix = probe_xattrs(&workdir, config.xattrs).map_err(fail)?;
     let override_name = choose_override(config.override_stat, &root, lowers).map_err(|error| {

@@ -503,7 +503,7 @@ impl Overlay {
                 _ => true,
             };
         state.aliases.push(alias.clone());
-        let dir = dir.map(|dir| Dir::new(dir, redirect, self.stack.dir_fds.slot()));
+        let dir = dir.map(|dir| Dir::new(dir, redirect, self.stack.fds.dirs.slot()));
         let mut parts = Some((state, dir));
         let mut candidates = [Some(number), None].into_iter().flatten();
         let mut tries = 0;
@@ -528,11 +528,8 @@ impl Overlay {
                 Inserted::New(reference) => return reference,
                 Inserted::Taken(existing) => existing,
             };
-            let same = links && existing.node().kind == kind && {
-                let known = existing.node().state();
-                (known.attr.dev, known.attr.ino) == (dev, ino)
-            };
-            if same {
+            let same = |(new, _): &(State, _)| Self::is_one_inode(existing.node(), new);
+            if links && existing.node().kind == kind && parts.as_ref().is_some_and(same) {
                 existing.node().add_alias(alias);
                 existing.node().state().unpin();
                 return existing;
@@ -591,3 +588,6 @@ pub(super) fn union_nlink(
         .filter(|&count| count > 0)
         .unwrap_or_else(|| upper.saturating_sub(1).max(1))
 }
+
+#[cfg(test)]
+mod tests;

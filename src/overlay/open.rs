@@ -100,7 +100,7 @@ impl Overlay {
             // Only metadata is in the upper yet.
             let fd = {
                 let _names = self.names.read();
-                self.held(&node)?.read().open(OFlags::RDONLY)?
+                upper.open(self.held(&node)?.read(), OFlags::RDONLY)?
             };
             return upper.sync(&fd, data_only);
         }
@@ -140,10 +140,11 @@ impl Overlay {
             && (writable || !write)
         {
             return self
-                .file_fds
+                .stack
+                .fds
                 .get(&slot, || self.open_real(node, writable).map(|open| open.0));
         }
-        let (fd, writable) = self.file_fds.retry(|| self.open_real(node, write))?;
+        let (fd, writable) = self.open_real(node, write)?;
         if write && !writable {
             return Err(Errno::ACCESS);
         }
@@ -153,11 +154,12 @@ impl Overlay {
             drop(state);
             return self.file_locked(node, write);
         }
-        let slot = self.file_fds.slot();
-        self.file_fds.put(&slot, fd);
+        let slot = self.stack.fds.files.slot();
+        slot.put(fd);
         state.io = Some((Arc::clone(&slot), writable));
         drop(state);
-        self.file_fds
+        self.stack
+            .fds
             .get(&slot, || self.open_real(node, writable).map(|open| open.0))
     }
 
@@ -186,18 +188,16 @@ impl Overlay {
 /// Opens a file of the upper, for writing if it can be. A client may hold a file open with rights its mode no
 /// longer grants (or never did, for the one who created it), so the owner's rights are widened for the moment.
 fn open_upper(upper: &Upper, held: &Held, write: bool) -> Result<(OwnedFd, bool)> {
-    match held.read().open(OFlags::RDWR) {
+    match upper.open(held.read(), OFlags::RDWR) {
         Ok(fd) => return Ok((fd, true)),
         Err(Errno::ACCESS | Errno::ROFS | Errno::TXTBSY | Errno::PERM) => {}
         Err(error) => return Err(error),
     }
-    if !write && let Ok(fd) = held.read().open(OFlags::RDONLY) {
+    if !write && let Ok(fd) = upper.open(held.read(), OFlags::RDONLY) {
         return Ok((fd, false));
     }
-    let mode = held.read().stat()?.mode;
-    let at = held.change(upper);
-    at.chmod(mode | 0o600)?;
-    let opened = held.read().open(OFlags::RDWR);
-    at.chmod(mode)?;
-    opened.map(|fd| (fd, true))
+    let open = || upper.open(held.read(), OFlags::RDWR);
+    upper
+        .with_mode(held.change(upper), 0o600, open)
+        .map(|fd| (fd, true))
 }
