@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use super::exit::Failure;
 use super::option_string::{self, Opt};
+use crate::fuse::passthrough;
 use crate::fuse::session::{Poll, SessionConfig};
 use crate::layer::stack::{Durability, OverrideStat, StackConfig, UpperConfig, XattrNamespace};
 use crate::overlay::options::{Acl, IdRange, Options};
@@ -84,6 +85,7 @@ pub(super) struct Draft {
     auto_unmount: bool,
     threads: Option<usize>,
     poll: Poll,
+    passthrough: passthrough::Files,
     security: Vec<String>,
     given: Vec<String>,
 }
@@ -290,9 +292,7 @@ impl Draft {
                 self.debug = true;
             }
             "passthrough" => {
-                if option.on_off()? {
-                    return Err("option 'passthrough=on' is not supported: leave it out".into());
-                }
+                self.passthrough = passthrough(option)?;
             }
             "threads" => match option.number()? {
                 0 => return Err("option 'threads' must be at least 1".into()),
@@ -365,6 +365,7 @@ impl Draft {
             auto_unmount: self.auto_unmount,
             threads: self.threads.unwrap_or(DEFAULT_THREADS),
             poll: self.poll,
+            passthrough: self.passthrough,
             security: self.security,
             description: String::new(),
         };
@@ -426,6 +427,17 @@ fn timeout(option: &Opt) -> Result<Option<Duration>, String> {
     }
     // Longer than a Duration can hold is for ever.
     Ok(Duration::try_from_secs_f64(seconds).ok())
+}
+
+fn passthrough(option: &Opt) -> Result<passthrough::Files, String> {
+    match &*option.text()? {
+        "off" => Ok(passthrough::Files::None),
+        "on" => Ok(passthrough::Files::Safe),
+        "all" => Ok(passthrough::Files::All),
+        text => Err(format!(
+            "option 'passthrough' must be off, on or all, not '{text}'"
+        )),
+    }
 }
 
 fn poll(option: &Opt) -> Result<Poll, String> {

@@ -11,6 +11,7 @@ use fuser::{Errno, Generation, INodeNo, ReplyEmpty, ReplyEntry, ReplyWrite, Repl
 use rustix::io::Errno as SysErrno;
 
 use super::convert;
+use super::passthrough::Passthrough;
 use super::poll::Poller;
 use super::pool::Pool;
 use super::stats::{Op, Stats, Timer};
@@ -38,6 +39,8 @@ pub(super) struct Adapter {
     pub(super) description: Vec<u8>,
     pub(super) stats: Arc<Stats>,
     pub(super) poller: Option<Arc<Poller>>,
+    /// Open files, if the kernel reads and writes them itself.
+    pub(super) passthrough: Option<Arc<Passthrough>>,
     /// For what may wait for a disk: copy-up of data, fsync, reads that miss the page cache.
     pub(super) pool: Pool,
 }
@@ -75,6 +78,7 @@ impl Adapter {
         acl: bool,
         description: String,
         poller: Option<Arc<Poller>>,
+        passthrough: Option<Arc<Passthrough>>,
     ) -> Self {
         let ttl = overlay.options().timeout.unwrap_or(FOREVER);
         let description = description.into_bytes();
@@ -86,6 +90,7 @@ impl Adapter {
             description,
             stats,
             poller,
+            passthrough,
             pool,
         }
     }

@@ -98,6 +98,9 @@ impl Overlay {
     pub(super) fn is_one_inode(known: &Node, new: &State) -> bool {
         let (real, dev, ino) = {
             let state = known.state();
+            if state.replaced {
+                return false;
+            }
             (state.real.clone(), state.attr.dev, state.attr.ino)
         };
         if (dev, ino) == (new.attr.dev, new.attr.ino) {

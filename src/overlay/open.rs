@@ -9,11 +9,20 @@ use rustix::io::{Errno, Result};
 
 use super::Overlay;
 use super::copy_up::Data;
-use super::node::Node;
+use super::node::{Node, Real};
 use super::place::{Held, Place};
 use crate::layer::attr::Kind;
 use crate::layer::io;
 use crate::layer::upper::Upper;
+
+/// A real file that the kernel may read and write itself.
+#[derive(Debug)]
+pub struct Backing {
+    /// The file.
+    pub file: Arc<OwnedFd>,
+    /// It is a lower's: not to be written.
+    pub lower: bool,
+}
 
 impl Overlay {
     /// Reads into `buffer` from `offset`; shorter only at the end of the file.
@@ -105,6 +114,59 @@ impl Overlay {
             return upper.sync(&fd, data_only);
         }
         upper.sync(&*self.file(&node, false)?, data_only)
+    }
+
+    /// Copies up a file with its data.
+    pub fn copy_up_data(&self, ino: u64) -> Result<()> {
+        self.copy_up(&self.node(ino)?, Data::All)
+    }
+
+    /// The real file behind a node, for `write` already copied up. `None`: all access has to go through us. That is so
+    /// for a lower file that may be copied up while it is open, unless `lowers` says that its readers may miss that;
+    /// and always for one of several names, which could not all be led to the copy.
+    pub fn backing(&self, ino: u64, write: bool, lowers: bool) -> Result<Option<Backing>> {
+        let node = self.node(ino)?;
+        let _names = self.names.read();
+        let (lower, links) = {
+            let state = node.state();
+            let lower = state.data.is_some() || matches!(state.real, Real::Lower(_));
+            (lower, state.attr.nlink)
+        };
+        let fixed = self.is_read_only() || (lowers && links == 1 && !write);
+        if lower && !fixed {
+            return Ok(None);
+        }
+        let file = self.file_locked(&node, write)?;
+        let writable = node
+            .state()
+            .io
+            .as_ref()
+            .is_some_and(|(_, writable)| *writable);
+        // All opens at a time share one backing, so it has to take writes.
+        Ok((lower || writable).then_some(Backing { file, lower }))
+    }
+
+    /// The kernel writes the file of `ino` itself from now on, or does no longer.
+    pub fn set_written_behind(&self, ino: u64, on: bool) {
+        if let Ok(node) = self.node(ino) {
+            let mut state = node.state();
+            state.behind = on;
+            state.stale();
+        }
+    }
+
+    /// Takes the name from a node whose lower file has readers of its own: the name gets a new node when it is looked
+    /// up next, and the old one goes on without.
+    pub fn detach(&self, ino: u64) -> Result<()> {
+        let _names = self.names.write();
+        let node = self.node(ino)?;
+        if node.in_upper() {
+            self.pin_last_name(&node)?;
+        }
+        let mut state = node.state();
+        state.replaced = true;
+        state.aliases.clear();
+        Ok(())
     }
 
     /// Runs `act` on the node's open file. The caller holds `names`.

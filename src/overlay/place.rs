@@ -219,7 +219,7 @@ impl Overlay {
         // A change that came in between makes what was read old already.
         if state.changes == before {
             state.attr = attr;
-            state.fresh = true;
+            state.fresh = !state.behind;
         }
         Ok(attr)
     }
