@@ -385,7 +385,7 @@ impl Overlay {
         // What identifies the object from now on; the rest is read again.
         state.attr = attr;
         state.data = data.map(Box::new);
-        state.io = slot;
+        state.set_open_file(slot);
         state.stale();
     }
 
@@ -450,7 +450,7 @@ impl Overlay {
         state.moves += 1;
         let slot = self.stack.fds.files.slot();
         slot.put(fd);
-        state.io = Some((slot, true));
+        state.set_open_file(Some((slot, true)));
         state.stale();
         Ok(())
     }

@@ -193,7 +193,7 @@ impl Overlay {
         if let Some(fd) = file {
             let slot = self.stack.fds.files.slot();
             slot.put(fd);
-            state.io = Some((slot, true));
+            state.set_open_file(Some((slot, true)));
         }
         Ok(Resolved::file(number, state))
     }

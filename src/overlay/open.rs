@@ -139,9 +139,8 @@ impl Overlay {
         let file = self.file_locked(&node, write)?;
         let writable = node
             .state()
-            .io
-            .as_ref()
-            .is_some_and(|(_, writable)| *writable);
+            .open_file()
+            .is_some_and(|(_, writable)| writable);
         // All opens at a time share one backing, so it has to take writes.
         Ok((lower || writable).then_some(Backing { file, lower }))
     }
@@ -196,7 +195,7 @@ impl Overlay {
         }
         let (cached, moves) = {
             let state = node.state();
-            (state.io.clone(), state.moves)
+            (state.open_file(), state.moves)
         };
         if let Some((slot, writable)) = cached
             && (writable || !write)
@@ -218,7 +217,7 @@ impl Overlay {
         }
         let slot = self.stack.fds.files.slot();
         slot.put(fd);
-        state.io = Some((Arc::clone(&slot), writable));
+        state.set_open_file(Some((Arc::clone(&slot), writable)));
         drop(state);
         self.stack
             .fds
