@@ -1,9 +1,11 @@
 //! The built binary: what it prints, its exit codes, what it leaves behind.
 
 mod command;
+mod descriptors;
 mod lifecycle;
 mod listing;
 mod names;
+mod panics;
 mod privileges;
 mod refusals;
 

@@ -10,7 +10,6 @@
 use crate::model::script::{Alloc, Build, Flag, How, Item, Node, Op};
 use crate::support::run::{is_root, requires};
 
-mod kill;
 mod scene;
 
 use scene::{Modes, survive};

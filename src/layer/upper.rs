@@ -78,7 +78,7 @@ impl Upper {
         open_directory(&self.root, b".")
     }
 
-    /// Opens an object with `flags`; as [`At::open`].
+    /// Opens an object with `flags`; never follows a symlink, never waits for a FIFO's other end.
     pub fn open(&self, at: At<'_>, flags: OFlags) -> Result<OwnedFd> {
         self.fds.retry(|| at.open(flags))
     }
@@ -295,8 +295,12 @@ impl Upper {
         renamed
     }
 
-    /// Removes the whiteout at `name`.
-    pub fn remove_whiteout(&self, dir: BorrowedFd<'_>, name: Name<'_>) -> Result<()> {
+    /// Removes the whiteout at `name`, where there is an object now. Should it stay, that is shown all the same.
+    pub fn clear_whiteout(&self, dir: BorrowedFd<'_>, name: Name<'_>) {
+        super::best_effort("remove a whiteout", self.remove_whiteout(dir, name));
+    }
+
+    fn remove_whiteout(&self, dir: BorrowedFd<'_>, name: Name<'_>) -> Result<()> {
         if let Ok(mark) = mark::aufs_whiteout(name) {
             match self.unlink(dir, mark.get()) {
                 Err(Errno::NOENT) => {}

@@ -273,12 +273,12 @@ impl Overlay {
         state.index.update(name, |entry| {
             (entry.source, entry.below) = (Source::Upper, true);
         });
-        copy_times(&parent_attr, upper.pinned(parent_fd.as_fd()))?;
-        upper.sync_if_strict(&parent_fd)?;
+        restore_times(&parent_attr, upper.pinned(parent_fd.as_fd()));
+        let synced = upper.sync_if_strict(&parent_fd);
         alias.parent.stale();
         drop(state);
         self.moved_up(node, real, attr, fd, data);
-        Ok(())
+        synced
     }
 
     /// Publishes an inode with several names: first into the index, then at the name.
@@ -345,7 +345,7 @@ impl Overlay {
         state.index.update(name, |entry| {
             (entry.source, entry.below) = (Source::Upper, true);
         });
-        copy_times(&parent_attr, upper.pinned(parent_fd.as_fd()))?;
+        restore_times(&parent_attr, upper.pinned(parent_fd.as_fd()));
         node.stale();
         alias.parent.stale();
         drop(state);
@@ -527,8 +527,8 @@ impl Overlay {
                 staged.publish(parent_fd.as_fd(), alias.name.get())
             })
         })?;
-        copy_times(&parent_attr, upper.pinned(parent_fd.as_fd()))?;
-        upper.sync_if_strict(&parent_fd)?;
+        restore_times(&parent_attr, upper.pinned(parent_fd.as_fd()));
+        let synced = upper.sync_if_strict(&parent_fd);
         let update = |entry: &mut super::index::Entry| {
             (entry.source, entry.below) = (Source::Upper, true);
         };
@@ -538,8 +538,13 @@ impl Overlay {
         drop((state, parent_state));
         node.stale();
         alias.parent.stale();
-        Ok(())
+        synced
     }
+}
+
+/// A copy-up is no change of the directory. It has happened, so failing to hide it does not make it fail.
+fn restore_times(before: &Attr, dir: UpperAt<'_>) {
+    best_effort("restore the times of a directory", copy_times(before, dir));
 }
 
 fn is_copied(node: &Node, data: Data) -> bool {

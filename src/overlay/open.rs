@@ -262,3 +262,6 @@ fn open_upper(upper: &Upper, held: &Held, write: bool) -> Result<(OwnedFd, bool)
         .with_mode(held.change(upper), 0o600, open)
         .map(|fd| (fd, true))
 }
+
+#[cfg(test)]
+mod tests;

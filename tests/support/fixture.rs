@@ -22,6 +22,7 @@ pub struct Fixture {
     upper_fs: Option<String>,
     not_for_the_kernel: bool,
     lowers_change: bool,
+    tracing: Option<String>,
     mount_at: Option<String>,
 }
 
@@ -49,7 +50,7 @@ impl Fixture {
         self
     }
 
-    /// Adds a lower layer on a filesystem of its own: `ext4`, `xfs`, `btrfs`, `squashfs`, `tmpfs`.
+    /// Adds a lower layer on a filesystem of its own: `ext4`, `xfs`, `btrfs`, `squashfs`, `tmpfs`, `ramfs`.
     /// Real root only.
     pub fn lower_on(mut self, fs: &str, text: &str) -> Self {
         self.lowers.push(Lower::Image {
@@ -93,6 +94,12 @@ impl Fixture {
     /// Says that the test itself changes the lowers, so they are not compared at the end.
     pub fn lowers_change(mut self) -> Self {
         self.lowers_change = true;
+        self
+    }
+
+    /// Runs the first mount, and its daemon, under strace with this `-e` option.
+    pub fn tracing(mut self, option: &str) -> Self {
+        self.tracing = Some(option.to_owned());
         self
     }
 
@@ -147,6 +154,7 @@ impl Fixture {
             work,
             merged,
             options: self.options,
+            tracing: self.tracing,
         };
         Mounted::new(stack, mounts, fingerprints, check_by_kernel)
     }
@@ -201,8 +209,8 @@ pub fn run(program: &str, arguments: &[&str]) {
 /// Mounts a small writable filesystem (`TYPE:SIZE` or `tmpfs:OPTIONS`) on `dir`.
 fn mount_small(base: &TempDir, what: &str, dir: &Path) -> SideMount {
     let (kind, size) = what.split_once(':').expect("TYPE:SIZE");
-    if kind == "tmpfs" {
-        return SideMount::new(&["-t", "tmpfs", "-o", size, "tmpfs"], dir);
+    if kind == "tmpfs" || kind == "ramfs" {
+        return SideMount::new(&["-t", kind, "-o", size, kind], dir);
     }
     let image = make_image(base, kind, size, dir);
     SideMount::new(&["-o", "loop", &image], dir)
@@ -240,7 +248,7 @@ fn mount_filled(base: &TempDir, kind: &str, text: &str, dir: &Path) -> SideMount
         return SideMount::new(&["-o", "loop,ro", image.to_str().unwrap()], dir);
     }
     let size = match kind {
-        "tmpfs" => "mode=755",
+        "tmpfs" | "ramfs" => "mode=755",
         "xfs" => "300m",
         "btrfs" => "114m",
         _ => "16m",

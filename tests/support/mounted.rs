@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
@@ -30,6 +30,8 @@ pub struct Stack {
     pub work: PathBuf,
     pub merged: PathBuf,
     pub options: Vec<String>,
+    /// What strace is told to do to the next mount.
+    pub tracing: Option<String>,
 }
 
 /// A mounted [`Stack`]. Dropping it unmounts, waits for the daemon's end, and checks that the
@@ -131,7 +133,16 @@ impl Mounted {
         // A file, not a pipe: a daemon that keeps its stderr must not keep us waiting.
         let log = self.stack.base.path().join("mount.log");
         let log_file = File::create(&log).unwrap();
-        let mut command = Command::new(env!("CARGO_BIN_EXE_plyfs"));
+        let program = env!("CARGO_BIN_EXE_plyfs");
+        let mut command = match self.stack.tracing.take() {
+            None => Command::new(program),
+            Some(option) => {
+                // As a grandchild, strace does not hold up the mount command.
+                let mut strace = Command::new("strace");
+                strace.args(["-D", "-f", "-qq", "-o", "/dev/null", "-e", &option, program]);
+                strace
+            }
+        };
         command
             .args(["mount", "-o", &options])
             .arg(&self.stack.merged);
@@ -237,6 +248,14 @@ impl Mounted {
                 );
             }
         }
+    }
+
+    /// The process that serves the mount. Not for the kernel.
+    pub fn daemon(&self) -> u32 {
+        let fd = self.daemons.first().expect("a daemon").as_raw_fd();
+        let info = fs::read_to_string(format!("/proc/self/fdinfo/{fd}")).unwrap();
+        let pid = info.lines().find_map(|line| line.strip_prefix("Pid:"));
+        pid.expect("a pidfd").trim().parse().unwrap()
     }
 
     /// A path in the merged view.
