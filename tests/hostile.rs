@@ -149,6 +149,7 @@ fn swap(fs: &Mounted, dir: &Path, outside: &str) {
 
 #[test]
 fn a_lower_directory_that_becomes_a_symlink_leads_nowhere() {
+    requires!(!is_kernel(), "the option is ours");
     let fs = Fixture::new()
         .lower("d/key 'own'; d/e/key 'own'")
         .lower(&lines(0..40, |number| format!("many/{number}/f\n")))
@@ -173,6 +174,7 @@ fn a_lower_directory_that_becomes_a_symlink_leads_nowhere() {
 
 #[test]
 fn an_upper_directory_that_becomes_a_symlink_leads_nowhere() {
+    requires!(!is_kernel(), "the option is ours");
     let fs = Fixture::new()
         .lower("low/f 'f'")
         .upper(

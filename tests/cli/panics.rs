@@ -52,7 +52,7 @@ fn a_request_that_panics_is_answered_eio_logged_with_a_backtrace_and_the_mount_l
         log.matches("please report").count(),
         if cfg!(debug_assertions) { 3 } else { 0 }
     );
-    place.done(&["umount", "merged"]);
+    place.umount("merged");
 }
 
 #[test]
