@@ -346,31 +346,6 @@ impl Upper {
         link(name.get())
     }
 
-    /// Runs `act`; if it fails for want of permission, again with the bits `needed` added to the mode of `at`, which
-    /// is put back afterwards. For an ordinary user, who may not write to what his own files' modes forbid.
-    pub fn with_mode<T>(
-        &self,
-        at: UpperAt<'_>,
-        needed: u16,
-        act: impl Fn() -> Result<T>,
-    ) -> Result<T> {
-        let denied = match act() {
-            Err(Errno::ACCESS) => Errno::ACCESS,
-            other => return other,
-        };
-        let attr = at.read().stat()?;
-        if attr.mode & needed == needed || attr.kind == Kind::Symlink {
-            return Err(denied);
-        }
-        // What `act` renames is still found by its descriptor.
-        let pinned = self.pin(at.read())?;
-        let at = UpperAt::new(At::Pinned(pinned.as_fd()));
-        at.chmod(attr.mode | needed)?;
-        let done = act();
-        at.chmod(attr.mode)?;
-        done
-    }
-
     /// Writes a mark. Does nothing where the filesystem takes no xattrs of ours.
     pub fn set_mark(&self, at: UpperAt<'_>, mark: Mark, value: &[u8]) -> Result<()> {
         let Some(prefix) = self.prefix else {

@@ -522,9 +522,10 @@ impl Overlay {
         let parent_fd = self.upper_dir(&alias.parent)?;
         let parent_attr = upper.stat(upper.pinned(parent_fd.as_fd()).read())?;
         self.mark_impure(&mut parent_state, upper.pinned(parent_fd.as_fd()))?;
-        upper.with_mode(staged.at(), 0o300, || {
+        let target = (parent_fd.as_fd(), alias.name.get());
+        upper.with_mode_to_move(staged.at(), target, || {
             upper.with_mode(upper.pinned(parent_fd.as_fd()), 0o300, || {
-                staged.publish(parent_fd.as_fd(), alias.name.get())
+                staged.publish(target.0, target.1)
             })
         })?;
         restore_times(&parent_attr, upper.pinned(parent_fd.as_fd()));

@@ -435,7 +435,7 @@ fn move_on_disk(
     let device = over_whiteout && upper.is_whiteout(to.as_fd(), new)?;
     if device && (hides || is_dir) && upper.whiteouts == WhiteoutForm::Device {
         // The whiteout at the new name becomes that at the old one.
-        upper.with_mode(moved, 0o300, || upper.rename(source, target, true))?;
+        upper.with_mode_to_move(moved, target, || upper.rename(source, target, true))?;
         if !hides {
             // Nothing is below it.
             best_effort("remove a whiteout", upper.unlink(from.as_fd(), old));
@@ -443,9 +443,9 @@ fn move_on_disk(
         return Ok(());
     }
     if hides {
-        upper.with_mode(moved, 0o300, || upper.rename_and_whiteout(source, target))?;
+        upper.with_mode_to_move(moved, target, || upper.rename_and_whiteout(source, target))?;
     } else {
-        upper.with_mode(moved, 0o300, || upper.rename(source, target, false))?;
+        upper.with_mode_to_move(moved, target, || upper.rename(source, target, false))?;
     }
     if over_whiteout && !device {
         upper.clear_whiteout(to.as_fd(), new);

@@ -12,6 +12,7 @@ use std::thread::{self, panicking, sleep};
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use tempfile::TempDir;
@@ -213,7 +214,11 @@ impl Mounted {
     /// Kills the daemon with SIGKILL and removes the dead mount.
     pub fn kill(&mut self) {
         for daemon in &self.daemons {
-            pidfd_send_signal(daemon, Signal::KILL).unwrap();
+            match pidfd_send_signal(daemon, Signal::KILL) {
+                // It has been killed by other means.
+                Ok(()) | Err(Errno::SRCH) => {}
+                Err(error) => panic!("kill: {error}"),
+            }
         }
         self.wait_for_daemons();
         self.detach();
