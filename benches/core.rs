@@ -25,7 +25,7 @@ fn make_layers(base: &Path, count: usize) -> StackConfig {
         for file in 0..20 {
             fs::write(root.join(format!("d/f{layer}-{file}")), [7; 4096]).unwrap();
         }
-        root
+        root.into()
     });
     StackConfig {
         lowers: lowers.collect(),

@@ -349,7 +349,7 @@ mod tests {
         .unwrap();
         assert_eq!(
             options.stack.lowers,
-            ["/1", "/2", "/3", "/4"].map(PathBuf::from)
+            ["/1", "/2", "/3", "/4"].map(|path| PathBuf::from(path).into())
         );
         assert!(options.session.read_only);
         assert_eq!(options.stack.upper.unwrap().upper, PathBuf::from("/u"));

@@ -5,6 +5,7 @@
 //! rename or link. Marks of all formats are in [`mark`]. Errors are the system's errno, unchanged.
 
 pub mod acl;
+pub mod archive;
 pub mod at;
 pub mod attr;
 pub mod copy;

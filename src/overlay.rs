@@ -141,7 +141,7 @@ impl Overlay {
             || stack
                 .lowers
                 .iter()
-                .any(|lower| lower.override_name.is_some());
+                .any(|lower| lower.override_name().is_some());
         let root = root_node(&stack)?;
         let nodes = NodeTable::new(options.limits.nodes);
         if let Inserted::New(reference) = nodes.insert(ROOT, || root) {

@@ -99,7 +99,7 @@ impl Draft {
 
     /// Adds one layer below those given so far.
     pub(super) fn lower(&mut self, path: PathBuf) {
-        self.stack.lowers.push(path);
+        self.stack.lowers.push(path.into());
     }
 
     pub(super) fn upper(&mut self, path: PathBuf) -> Result<(), Failure> {
@@ -148,7 +148,9 @@ impl Draft {
                         .into());
                 }
                 self.lowerdir_given = true;
-                self.stack.lowers.extend(option.paths()?);
+                self.stack
+                    .lowers
+                    .extend(option.paths()?.into_iter().map(Into::into));
             }
             "upperdir" => once(&mut self.upper, option.path()?, "upperdir")?,
             "workdir" => once(&mut self.work, option.path()?, "workdir")?,

@@ -27,7 +27,7 @@ use super::node::{Alias, DirState, Node, ROOT, Real};
 use super::place::Place;
 use crate::layer::at::UpperAt;
 use crate::layer::attr::{Attr, Kind};
-use crate::layer::copy::{copy_data, copy_times, copy_xattrs};
+use crate::layer::copy::{copy_content, copy_times, copy_xattrs};
 use crate::layer::handle::index_name;
 use crate::layer::io;
 use crate::layer::lower::LowerFile;
@@ -140,7 +140,7 @@ impl Overlay {
         let (staged, fd, data) = match lower.kind {
             Kind::File => self.stage_content(file, &lower, data)?,
             Kind::Symlink => {
-                let target = file.read(|at| at.read_link())?;
+                let target = file.link_target()?;
                 (upper.stage_symlink(&target)?, None, None)
             }
             kind => (upper.stage_node(kind, 0o600, lower.rdev)?, None, None),
@@ -194,9 +194,9 @@ impl Overlay {
         if size == 0 {
             return Ok(());
         }
-        let from = self.file_fds.retry(|| content.open())?;
+        let from = self.file_fds.retry(|| content.content())?;
         let attr = content.stat()?;
-        let method = copy_data(&from, to, &Attr { size, ..attr })?;
+        let method = copy_content(&from, to, &Attr { size, ..attr })?;
         self.counters.copied(method, size);
         if size < attr.size {
             // A reflink takes the whole file.
@@ -225,7 +225,8 @@ impl Overlay {
             upper.set_owner_and_mode(to, &owner_first, &now)?;
         }
         if !from.is_sealed() {
-            from.read(|at| copy_xattrs(at, to, Self::override_of(from)))?;
+            let skip = Self::override_of(from);
+            copy_xattrs(&from.xattr_names()?, |name| from.xattr(name), to, skip)?;
         }
         upper.set_mark_if_possible(to, Mark::Origin, origin.unwrap_or_default())?;
         let now = to.read().stat()?;

@@ -171,7 +171,7 @@ impl Overlay {
         let dir = state.lowers.get(usize::from(position)).ok_or(Errno::IO)?;
         let name = entry.name.get();
         let attr = dir.stat(name)?;
-        if mark::is_whiteout(&attr) {
+        if dir.lower().is_whiteout(&attr) {
             return Ok(None);
         }
         if attr.kind == Kind::Directory {
@@ -338,13 +338,13 @@ impl Overlay {
             };
             let top = entry.source == Source::Lower(u16::try_from(position).unwrap_or(u16::MAX));
             // Only a layer that is not a private clone can have another filesystem mounted inside it.
-            let own = if top || dir.lower().private {
+            let own = if top || dir.lower().is_private() {
                 *attr
             } else {
                 dir.stat(entry.name.get())?
             };
             let sealed = Attr {
-                mount_root: own.mount_root && !dir.lower().private,
+                mount_root: own.mount_root && !dir.lower().is_private(),
                 ..own
             };
             lowers.push(dir.child(entry.name.clone(), &sealed));
@@ -442,7 +442,7 @@ impl Overlay {
     /// The file that holds the data of `file`: itself, unless it is a metacopy of one further down.
     pub(super) fn data_of(&self, file: &LowerFile, attr: &Attr) -> Result<LowerFile> {
         let below = file.dir.lower().position + 1;
-        if attr.size == 0 || below == self.stack.lowers.len() {
+        if attr.size == 0 || below == self.stack.lowers.len() || file.is_archived() {
             return Ok(file.clone());
         }
         let marks = file.marks()?;
