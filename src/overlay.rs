@@ -34,7 +34,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use parking_lot::RwLock;
-use rustix::io::Result;
+use rustix::io::{Errno, Result};
 use smallvec::SmallVec;
 
 pub use options::Options;
@@ -129,10 +129,9 @@ impl Overlay {
         } else {
             budget
         };
-        let first = stack
-            .upper
-            .as_ref()
-            .map_or(stack.lowers[0].dev, |upper| upper.dev);
+        let devices = stack.upper.iter().map(|upper| upper.dev);
+        let devices = devices.chain(stack.lowers.iter().map(|lower| lower.dev));
+        let inos = InoMap::new(devices, options.ino32);
         let (index_fd, index_used) = open_index(&stack, &options)?;
         let overrides = stack
             .upper
@@ -149,7 +148,7 @@ impl Overlay {
         }
         Ok(Self {
             ids: Ids::new(&options),
-            inos: InoMap::new(first, options.ino32),
+            inos,
             nodes,
             file_fds: Fds::new(file_budget),
             names: RwLock::new(()),
@@ -221,10 +220,6 @@ impl Overlay {
 }
 
 fn root_node(stack: &Stack) -> Result<Node> {
-    let mut attr = match &stack.upper {
-        Some(upper) => upper.stat(At::Pinned(upper.root()))?,
-        None => stack.roots[0].stat_self()?,
-    };
     let marks = match &stack.upper {
         Some(upper) => upper.marks(At::Pinned(upper.root()))?,
         None => Marks::default(),
@@ -235,6 +230,11 @@ fn root_node(stack: &Stack) -> Result<Node> {
         impure: marks.impure,
         default_acl: marks.default_acl,
         ..DirState::default()
+    };
+    let mut attr = match (&stack.upper, state.shown_lower()) {
+        (Some(upper), _) => upper.stat(At::Pinned(upper.root()))?,
+        (None, Some(lower)) => lower.stat_self()?,
+        (None, None) => return Err(Errno::NOENT),
     };
     if state.sources() > 1 {
         attr.nlink = 1;

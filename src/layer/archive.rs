@@ -15,10 +15,19 @@
 //! - Hard links may lead to an entry further down and through each other, within this tar.
 //! - A device 0:0 is a device.
 
+mod build;
 mod content;
 mod error;
+mod finish;
+mod header;
 mod index;
 mod indexer;
+mod pax;
+mod sparse;
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
 
 use std::ffi::CStr;
 use std::fs::File;

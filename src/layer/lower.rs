@@ -436,6 +436,16 @@ impl LowerDir {
     }
 }
 
+impl Drop for LowerDir {
+    /// Lets go of the directories above one after the other: a chain may be longer than the stack is deep.
+    fn drop(&mut self) {
+        let mut above = self.place.take();
+        while let Some((parent, _)) = above {
+            above = Arc::into_inner(parent).and_then(|mut parent| parent.place.take());
+        }
+    }
+}
+
 impl Way {
     fn open(tree: &Tree) -> Self {
         Self::Open {

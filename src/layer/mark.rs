@@ -27,7 +27,7 @@ use super::name::{Name, OwnedName};
 /// Begins the name of a whiteout file.
 pub const AUFS_PREFIX: &[u8] = b".wh.";
 /// Begins names that are bookkeeping of aufs and never shown.
-const AUFS_RESERVED: &[u8] = b".wh..wh.";
+pub const AUFS_RESERVED: &[u8] = b".wh..wh.";
 /// Marks its directory opaque.
 pub const AUFS_OPAQUE: &[u8] = b".wh..wh..opq";
 

@@ -31,7 +31,7 @@ use crate::layer::copy::{copy_content, copy_times, copy_xattrs};
 use crate::layer::handle::index_name;
 use crate::layer::io;
 use crate::layer::lower::LowerFile;
-use crate::layer::mark::{Mark, NlinkMark};
+use crate::layer::mark::{self, Mark, NlinkMark};
 use crate::layer::name::{Name, OwnedName};
 use crate::layer::stack::Durability;
 use crate::layer::workdir::Staged;
@@ -143,6 +143,8 @@ impl Overlay {
                 let target = file.link_target()?;
                 (upper.stage_symlink(&target)?, None, None)
             }
+            // In the upper it would be a whiteout; mknod refuses it for the same reason.
+            _ if mark::is_whiteout(&lower) => return Err(Errno::PERM),
             kind => (upper.stage_node(kind, 0o600, lower.rdev)?, None, None),
         };
         let place = Place::Lower(file.clone());
@@ -481,7 +483,7 @@ impl Overlay {
         let upper = self.upper()?;
         let own = node.dir.as_ref().ok_or(Errno::NOTDIR)?;
         let mut state = own.state.lock();
-        let lower = Arc::clone(state.lowers.first().ok_or(Errno::NOENT)?);
+        let lower = Arc::clone(state.shown_lower().ok_or(Errno::NOENT)?);
         let attr = lower.stat_self()?;
         let staged = upper.stage_dir(0o700)?;
         self.copy_metadata(&Place::LowerDir(lower), &attr, staged.at(), None)?;
@@ -502,7 +504,7 @@ impl Overlay {
         if state.in_upper {
             return Ok(());
         }
-        let lower = Arc::clone(state.lowers.first().ok_or(Errno::NOENT)?);
+        let lower = Arc::clone(state.shown_lower().ok_or(Errno::NOENT)?);
         let attr = lower.stat_self()?;
         let origin = match lower.as_file().filter(|_| !lower.is_sealed()) {
             Some(file) => file.origin()?,

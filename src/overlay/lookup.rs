@@ -176,11 +176,15 @@ impl Overlay {
         }
         if attr.kind == Kind::Directory {
             let lowers = self.lower_parts(state, entry, &attr)?;
-            let number = self.inos.number(attr.dev, attr.ino);
             let dir = DirState {
                 lowers,
                 ..DirState::default()
             };
+            let attr = match dir.shown_lower() {
+                Some(shown) if dir.lowers[0].is_implied() => shown.stat_self()?,
+                _ => attr,
+            };
+            let number = self.inos.number(attr.dev, attr.ino);
             return Ok(Some(Resolved::directory(number, attr, dir)));
         }
         if attr.size == 0 && attr.kind == Kind::File && dir.marks_self()?.xattr_whiteouts {
@@ -306,14 +310,6 @@ impl Overlay {
             None => self.lower_parts(state, entry, &attr)?,
         };
         // A merged directory keeps the number it has without its upper part.
-        let own = match lowers.first() {
-            Some(lower) => lower.stat_self()?,
-            None => attr,
-        };
-        let number = self.inos.number(own.dev, own.ino);
-        if !lowers.is_empty() {
-            attr.nlink = 1;
-        }
         let dir = DirState {
             in_upper: true,
             lowers,
@@ -322,6 +318,14 @@ impl Overlay {
             default_acl: marks.default_acl,
             ..DirState::default()
         };
+        let own = match dir.shown_lower() {
+            Some(lower) => lower.stat_self()?,
+            None => attr,
+        };
+        let number = self.inos.number(own.dev, own.ino);
+        if !dir.lowers.is_empty() {
+            attr.nlink = 1;
+        }
         Ok(Resolved {
             redirect: marks.redirect,
             ..Resolved::directory(number, attr, dir)

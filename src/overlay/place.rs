@@ -161,7 +161,7 @@ impl Overlay {
         if let Some(dir) = &node.dir {
             let state = dir.state.lock();
             if !state.in_upper {
-                let lower = state.lowers.first().cloned().ok_or(Errno::NOENT)?;
+                let lower = state.shown_lower().cloned().ok_or(Errno::NOENT)?;
                 return Ok(Place::LowerDir(lower));
             }
             drop(state);

@@ -2,14 +2,14 @@
 
 use std::fmt;
 
-/// What is wrong, with the entry and the offset in the tar where it was found.
+/// What is wrong, and with which entry.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct IndexError {
     /// What is wrong.
     pub problem: Problem,
     /// Name of the entry as it is in the tar, empty if none had begun.
     pub entry: Vec<u8>,
-    /// Offset in the tar of the block in which it was found.
+    /// Offset in the tar at which the entry begins.
     pub offset: u64,
 }
 
