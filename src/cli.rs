@@ -107,7 +107,7 @@ enum Command {
 )]
 #[command(after_long_help = options::help() + "\n" + &exit::help())]
 struct MountArgs {
-    /// A read-only layer; repeat it, topmost first
+    /// A read-only layer, a directory or an uncompressed tar; repeat it, topmost first
     #[arg(long, value_name = "DIR")]
     lower: Vec<PathBuf>,
     /// The directory that receives all changes

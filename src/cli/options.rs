@@ -15,7 +15,9 @@ use std::time::Duration;
 use super::exit::Failure;
 use super::option_string::{self, Opt};
 use crate::fuse::session::{Poll, SessionConfig};
-use crate::layer::stack::{Durability, OverrideStat, StackConfig, UpperConfig, XattrNamespace};
+use crate::layer::stack::{
+    Durability, OverrideStat, Owner, StackConfig, UpperConfig, XattrNamespace,
+};
 use crate::overlay::options::{Acl, IdRange, Options};
 
 use known::Known;
@@ -194,6 +196,9 @@ impl Draft {
                     ("1", OverrideStat::Security),
                     ("2", OverrideStat::Containers),
                 ])?;
+            }
+            "owner" => {
+                self.stack.owner = option.choice(&[("me", Owner::Me), ("image", Owner::Image)])?;
             }
             _ => return Ok(false),
         }

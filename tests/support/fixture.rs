@@ -9,11 +9,15 @@ use tempfile::TempDir;
 
 use super::disk::{build, fingerprint};
 use super::mounted::{Mounted, Stack};
-use super::run::{Backend, backend, base_dir};
+use super::run::{Backend, archived_lowers, backend, base_dir};
 use super::tree::parse;
 
 /// Layers to be made, topmost first, and how to mount them.
 #[derive(Debug, Default)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "independent switches of a test"
+)]
 pub struct Fixture {
     lowers: Vec<Lower>,
     upper: String,
@@ -23,6 +27,7 @@ pub struct Fixture {
     not_for_the_kernel: bool,
     lowers_change: bool,
     mount_at: Option<String>,
+    archived: bool,
 }
 
 #[derive(Debug)]
@@ -103,6 +108,12 @@ impl Fixture {
         self
     }
 
+    /// Gives the lowers to plyfs as tars ([`archive`](super::archive)), not as directories.
+    pub fn archived(mut self) -> Self {
+        self.archived = true;
+        self
+    }
+
     /// Makes the layers and mounts them.
     pub fn mount(self) -> Mounted {
         self.try_mount()
@@ -147,6 +158,7 @@ impl Fixture {
             work,
             merged,
             options: self.options,
+            archived: self.archived || archived_lowers(),
         };
         Mounted::new(stack, mounts, fingerprints, check_by_kernel)
     }

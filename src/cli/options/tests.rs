@@ -190,6 +190,14 @@ fn layers_of_both_spellings_stack_in_the_order_given() {
 }
 
 #[test]
+fn the_owner_of_files_in_tars_can_be_chosen() {
+    assert_eq!(parsed("owner=me").stack.owner, Owner::Me);
+    assert_eq!(parsed("owner=image").stack.owner, Owner::Image);
+    assert_eq!(parsed("ro").stack.owner, Owner::Auto);
+    assert!(draft("owner=you").is_err());
+}
+
+#[test]
 fn the_later_of_two_contradicting_words_counts() {
     assert!(parsed("rw,ro").session.read_only);
     assert!(!parsed("ro,rw").session.read_only);
