@@ -252,12 +252,13 @@ pub(super) fn open(
         let path = path.display();
         SetupError::new(Cause::Lower, format!("lower layer {path}: {problem}{hint}"))
     };
-    let path = std::fs::canonicalize(given).map_err(|error| fail(given, &error, ""))?;
-    let tar = File::open(&path).map_err(|error| fail(&path, &error, ""))?;
-    let length = tar
-        .metadata()
-        .map_err(|error| fail(&path, &error, ""))?
-        .len();
+    let system = |error: &std::io::Error| {
+        let words = super::describe(Errno::from_io_error(error).unwrap_or(Errno::IO));
+        fail(given, &words, "")
+    };
+    let path = std::fs::canonicalize(given).map_err(|error| system(&error))?;
+    let tar = File::open(&path).map_err(|error| system(&error))?;
+    let length = tar.metadata().map_err(|error| system(&error))?.len();
     let index = match index {
         Some(index) => Index::open(index).map_err(|error| fail(index, &error, ""))?,
         None => build_index(&tar).map_err(|error| match error.problem {

@@ -47,10 +47,10 @@ fn copy_archived(from: &Archived, to: &impl AsFd, size: u64) -> Result<Method> {
         method: Method::None,
     };
     let mut position = 0;
-    while let Some(extent) = from.extent_from(position)? {
-        if extent.offset >= size {
-            break;
-        }
+    while position < size
+        && let Some(extent) = from.extent_from(position)?
+        && extent.offset < size
+    {
         let length = extent.length.min(size - extent.offset);
         copier.ranges &= length > SMALL;
         copier.copy(extent.tar, extent.offset, length)?;

@@ -15,8 +15,11 @@ const OPAQUE: [&str; 3] = [
     "user.fuseoverlayfs.opaque",
 ];
 
-/// Packs `dir` into `tar` with GNU tar. Marks of overlayfs become those of images.
+/// Packs `dir` into `tar` with GNU tar, unless it is a tar. Marks of overlayfs become those of images.
 pub fn archive(dir: &Path, tar: &Path) -> PathBuf {
+    if dir.is_file() {
+        return dir.to_owned();
+    }
     let copy = tempfile::tempdir_in(tar.parent().unwrap()).unwrap();
     let tree = copy.path().join("tree");
     run("cp", &["-a", dir.to_str().unwrap(), tree.to_str().unwrap()]);
