@@ -11,6 +11,7 @@ use fuser::{Errno, Generation, INodeNo, ReplyEmpty, ReplyEntry, ReplyWrite, Repl
 use rustix::io::Errno as SysErrno;
 
 use super::convert;
+use super::passthrough::Passthrough;
 use super::poll::Poller;
 use super::pool::Pool;
 use super::stats::{Op, Stats, Timer};
@@ -24,6 +25,10 @@ const FOREVER: Duration = Duration::from_secs(1 << 30);
 const MOUNT_XATTR: &[u8] = b"user.plyfs.mount";
 /// The mount's counters, for `plyfs stats`.
 const STATS_XATTR: &[u8] = b"user.plyfs.stats";
+/// Asking for this one panics: no honest request does, and what happens then has to be seen on a live mount. Not in
+/// release builds.
+#[cfg(debug_assertions)]
+const PANIC_XATTR: &[u8] = b"user.plyfs.panic";
 
 /// Answers the kernel's requests out of an overlay.
 #[derive(Debug)]
@@ -34,6 +39,8 @@ pub(super) struct Adapter {
     pub(super) description: Vec<u8>,
     pub(super) stats: Arc<Stats>,
     pub(super) poller: Option<Arc<Poller>>,
+    /// Open files, if the kernel reads and writes them itself.
+    pub(super) passthrough: Option<Arc<Passthrough>>,
     /// For what may wait for a disk: copy-up of data, fsync, reads that miss the page cache.
     pub(super) pool: Pool,
 }
@@ -71,6 +78,7 @@ impl Adapter {
         acl: bool,
         description: String,
         poller: Option<Arc<Poller>>,
+        passthrough: Option<Arc<Passthrough>>,
     ) -> Self {
         let ttl = overlay.options().timeout.unwrap_or(FOREVER);
         let description = description.into_bytes();
@@ -82,6 +90,7 @@ impl Adapter {
             description,
             stats,
             poller,
+            passthrough,
             pool,
         }
     }
@@ -111,6 +120,16 @@ impl Adapter {
             reply(guarded(|| act(&overlay)));
             drop(timer);
         });
+    }
+
+    /// After the beginning of a listing has been answered: prepares what a tree walk will ask for next.
+    pub(super) fn read_ahead(&self, ino: INodeNo) {
+        // There is no reply that could carry an error.
+        guarded(|| {
+            self.overlay.read_ahead(ino.0);
+            Ok(())
+        })
+        .unwrap_or_default();
     }
 
     pub(super) fn create_entry(
@@ -149,6 +168,9 @@ impl Adapter {
         match name.as_bytes() {
             MOUNT_XATTR => Some(self.description.clone()),
             STATS_XATTR => Some(self.describe_stats().to_string().into_bytes()),
+            #[cfg(debug_assertions)]
+            #[expect(clippy::panic, reason = "what the name says")]
+            PANIC_XATTR => panic!("asked for by {}", PANIC_XATTR.escape_ascii()),
             _ => None,
         }
     }
