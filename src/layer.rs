@@ -8,6 +8,7 @@ pub mod acl;
 pub mod archive;
 pub mod at;
 pub mod attr;
+pub mod content;
 pub mod copy;
 pub mod error;
 pub mod fd;

@@ -9,7 +9,7 @@ use rustix::io::{Errno, Result};
 use super::archive::Archived;
 use super::at::{At, UpperAt, split_names};
 use super::attr::{Attr, Time};
-use super::lower::Content;
+use super::content::Content;
 use super::mark;
 
 /// How the data of a file was copied.

@@ -13,8 +13,8 @@ use super::node::{Node, Real};
 use super::place::{Held, Place};
 use crate::layer::archive::Archived;
 use crate::layer::attr::Kind;
+use crate::layer::content::Content;
 use crate::layer::io;
-use crate::layer::lower::Content;
 use crate::layer::upper::Upper;
 
 /// A real file that the kernel may read and write itself.
