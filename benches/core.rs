@@ -7,9 +7,11 @@
 
 use std::fs;
 use std::hint::black_box;
+use std::io::Write;
 use std::path::Path;
 
 use criterion::{BatchSize, BenchmarkId, Criterion, criterion_group, criterion_main};
+use plyfs::layer::archive::{self, Indexer, Limits};
 use plyfs::layer::name::Name;
 use plyfs::layer::stack::{Durability, Stack, StackConfig, UpperConfig};
 use plyfs::overlay::node::ROOT;
@@ -25,7 +27,7 @@ fn make_layers(base: &Path, count: usize) -> StackConfig {
         for file in 0..20 {
             fs::write(root.join(format!("d/f{layer}-{file}")), [7; 4096]).unwrap();
         }
-        root
+        root.into()
     });
     StackConfig {
         lowers: lowers.collect(),
@@ -113,5 +115,65 @@ fn copy_up(criterion: &mut Criterion) {
     });
 }
 
-criterion_group!(core, by_layers, copy_up);
+/// A tar of `count` empty files in directories of 100.
+fn make_tar(count: usize) -> Vec<u8> {
+    let mut tar = Vec::new();
+    for file in 0..count {
+        let mut block = [0; 512];
+        let name = format!("usr/lib/dir-{}/file-{file}.txt", file / 100);
+        block[..name.len()].copy_from_slice(name.as_bytes());
+        for (at, field) in [
+            (100, "0000644"),
+            (108, "0000000"),
+            (116, "0000000"),
+            (124, "00000000000"),
+            (136, "14000000000"),
+            (148, "        "),
+            (156, "0"),
+            (257, "ustar\x0000"),
+        ] {
+            block[at..at + field.len()].copy_from_slice(field.as_bytes());
+        }
+        let sum: u32 = block.iter().map(|&byte| u32::from(byte)).sum();
+        block[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+        tar.extend_from_slice(&block);
+    }
+    tar.resize(tar.len() + 1024, 0);
+    tar
+}
+
+fn archive_index(criterion: &mut Criterion) {
+    let tar = make_tar(100_000);
+    let build = || {
+        let mut indexer = Indexer::new(Limits::default());
+        indexer.write_all(&tar).unwrap();
+        indexer.finish().unwrap()
+    };
+    let mut group = criterion.benchmark_group("archive index");
+    group.sample_size(10);
+    group.bench_function("build, 100000 files", |bencher| bencher.iter(build));
+    let index = build();
+    let walk = |path: &str| {
+        path.split('/').try_fold(archive::ROOT, |dir, name| {
+            let dir = index.inode(dir).unwrap();
+            index.find(&dir, name.as_bytes()).unwrap()?.inode
+        })
+    };
+    let dir = walk("usr/lib/dir-500").unwrap();
+    group.bench_function("lookup in a directory of 1000", |bencher| {
+        let parent = index.inode(walk("usr/lib").unwrap()).unwrap();
+        bencher.iter(|| {
+            index
+                .find(black_box(&parent), b"dir-777")
+                .unwrap()
+                .is_some()
+        });
+    });
+    group.bench_function("listing of 100", |bencher| {
+        let dir = index.inode(dir).unwrap();
+        bencher.iter(|| index.list(black_box(&dir)).unwrap().flatten().count());
+    });
+}
+
+criterion_group!(core, by_layers, copy_up, archive_index);
 criterion_main!(core);

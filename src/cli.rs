@@ -107,7 +107,7 @@ enum Command {
 )]
 #[command(after_long_help = options::help() + "\n" + &exit::help())]
 struct MountArgs {
-    /// A read-only layer; repeat it, topmost first
+    /// A read-only layer, a directory or an uncompressed tar; repeat it, topmost first
     #[arg(long, value_name = "DIR")]
     lower: Vec<PathBuf>,
     /// The directory that receives all changes
@@ -349,7 +349,7 @@ mod tests {
         .unwrap();
         assert_eq!(
             options.stack.lowers,
-            ["/1", "/2", "/3", "/4"].map(PathBuf::from)
+            ["/1", "/2", "/3", "/4"].map(|path| PathBuf::from(path).into())
         );
         assert!(options.session.read_only);
         assert_eq!(options.stack.upper.unwrap().upper, PathBuf::from("/u"));

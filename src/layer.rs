@@ -5,8 +5,10 @@
 //! rename or link. Marks of all formats are in [`mark`]. Errors are the system's errno, unchanged.
 
 pub mod acl;
+pub mod archive;
 pub mod at;
 pub mod attr;
+pub mod content;
 pub mod copy;
 pub mod error;
 pub mod fd;

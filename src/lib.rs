@@ -5,10 +5,10 @@
 //!
 //! # From above
 //!
-//! A mount is a stack of directories: read-only *lowers* and at most one writable *upper*. The kernel sends requests
-//! about *nodes*, which it knows by number; plyfs finds the object on disk that a node stands for, and answers. A
-//! change to something that only a lower has copies it to the upper first. All state that matters is on disk, in the
-//! format of Linux overlayfs, so a mount can end at any moment; what is in memory is a cache.
+//! A mount is a stack of layers: read-only *lowers*, directories or tars, and at most one writable *upper*. The kernel
+//! sends requests about *nodes*, which it knows by number; plyfs finds the object on disk that a node stands for, and
+//! answers. A change to something that only a lower has copies it to the upper first. All state that matters is on
+//! disk, in the format of Linux overlayfs, so a mount can end at any moment; what is in memory is a cache.
 //!
 //! ```text
 //! program                                             plyfs umount, mounts, stats
@@ -77,6 +77,7 @@
 //! | what is checked before a mount | [`layer::stack`], `layer/open.rs` |
 //! | the calls that change something | [`layer::upper`], [`layer::at`], [`layer::workdir`] |
 //! | reading a lower | [`layer::lower`] |
+//! | a tar as a lower: its index, what its entries mean | [`layer::archive`] |
 //! | copying bytes and metadata | [`layer::copy`] |
 //! | `unsafe` | `layer/sys.rs`, nowhere else |
 //!
@@ -97,6 +98,8 @@
 //! - **Only the upper can be written.** [`At`](layer::at::At) and the types of [`layer::lower`] have no call that
 //!   changes anything; [`UpperAt`](layer::at::UpperAt) has, and only [`Upper`](layer::upper::Upper) and its workdir
 //!   make one.
+//! - **A tar is only read.** Its names, links, owners and devices live in its index; none becomes a path or an object
+//!   of the host, except as a copy in the upper that a user asked for.
 //! - **Nothing appears in the upper half-made.** What takes more than one call to make is
 //!   [`Staged`](layer::workdir::Staged) in the workdir and appears by one rename or link; dropped unpublished, it is
 //!   removed.
@@ -143,6 +146,8 @@
 //! - **origin**: a mark that names the lower object an upper one was copied from, by file handle.
 //! - **impure**: a mark on a directory that holds copied-up objects.
 //! - **index**, of hard links: a directory in the workdir with an entry for each copied-up inode of several names.
+//! - **index**, of a tar: everything about its entries but the content of files.
+//! - **implied**: of a directory that is not itself in a tar, only something below it.
 //! - **index**, of a directory: the names of a merged directory in memory, with the layer each comes from.
 //! - **node**: one object of the merged tree in memory; its number is nodeid and `st_ino` both.
 //! - **alias**: one of a node's names.

@@ -35,7 +35,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use parking_lot::RwLock;
-use rustix::io::Result;
+use rustix::io::{Errno, Result};
 use smallvec::SmallVec;
 
 pub use options::Options;
@@ -126,10 +126,9 @@ impl Overlay {
                 pool.set_budget(budget);
             }
         }
-        let first = stack
-            .upper
-            .as_ref()
-            .map_or(stack.lowers[0].dev, |upper| upper.dev);
+        let devices = stack.upper.iter().map(|upper| upper.dev);
+        let devices = devices.chain(stack.lowers.iter().map(|lower| lower.dev));
+        let inos = InoMap::new(devices, options.ino32);
         let (index_fd, index_used) = open_index(&stack, &options)?;
         let overrides = stack
             .upper
@@ -138,7 +137,7 @@ impl Overlay {
             || stack
                 .lowers
                 .iter()
-                .any(|lower| lower.override_name.is_some());
+                .any(|lower| lower.override_name().is_some());
         let root = root_node(&stack)?;
         let nodes = NodeTable::new(options.limits.nodes);
         if let Inserted::New(reference) = nodes.insert(ROOT, || root) {
@@ -146,7 +145,7 @@ impl Overlay {
         }
         Ok(Self {
             ids: Ids::new(&options),
-            inos: InoMap::new(first, options.ino32),
+            inos,
             nodes,
             names: RwLock::new(()),
             origins: origin_spaces(&stack),
@@ -218,10 +217,6 @@ impl Overlay {
 }
 
 fn root_node(stack: &Stack) -> Result<Node> {
-    let mut attr = match &stack.upper {
-        Some(upper) => upper.stat(At::Pinned(upper.root()))?,
-        None => stack.roots[0].stat_self()?,
-    };
     let marks = match &stack.upper {
         Some(upper) => upper.marks(At::Pinned(upper.root()))?,
         None => Marks::default(),
@@ -232,6 +227,11 @@ fn root_node(stack: &Stack) -> Result<Node> {
         impure: marks.impure,
         default_acl: marks.default_acl,
         ..DirState::default()
+    };
+    let mut attr = match (&stack.upper, state.shown_lower()) {
+        (Some(upper), _) => upper.stat(At::Pinned(upper.root()))?,
+        (None, Some(lower)) => lower.stat_self()?,
+        (None, None) => return Err(Errno::NOENT),
     };
     if state.sources() > 1 {
         attr.nlink = 1;

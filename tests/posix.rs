@@ -4,6 +4,7 @@
 
 mod acl;
 mod append;
+mod archive;
 mod chmod;
 mod chown;
 mod copy_file_range;

@@ -1,9 +1,10 @@
 //! What the tests share: layers as text, mounts that always go away, trees compared as text.
 //!
-//! `PLYFS_TEST_FS=kernel` runs the same tests against kernel overlayfs. `PLYFS_TEST_DIR` says where
-//! the layers lie, `PLYFS_TEST_SKIPS` names a file that collects the tests that do not apply.
+//! `PLYFS_TEST_FS=kernel` runs the same tests against kernel overlayfs, `PLYFS_TEST_LOWERS=tar` with all lowers as tars.
+//! `PLYFS_TEST_DIR` says where the layers lie, `PLYFS_TEST_SKIPS` names a file that collects the tests that do not apply.
 
 mod acl;
+mod archive;
 pub mod disk;
 pub mod fixture;
 pub mod mounted;

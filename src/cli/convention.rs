@@ -239,7 +239,7 @@ mod tests {
             let options = read(Name::Plyfs, args);
             assert_eq!(
                 options.stack.lowers,
-                ["/a", "/b"].map(PathBuf::from),
+                ["/a", "/b"].map(|path| PathBuf::from(path).into()),
                 "{args:?}"
             );
             assert!(options.session.read_only, "{args:?}");

@@ -36,7 +36,11 @@ impl Description {
     pub(super) fn of(options: &MountOptions) -> Self {
         let upper = options.stack.upper.as_ref();
         let mut room = LAYERS_BYTES;
-        let lowers = options.stack.lowers.iter().map(|path| absolute(path));
+        let lowers = options
+            .stack
+            .lowers
+            .iter()
+            .map(|lower| absolute(lower.path()));
         let lowers = lowers.take_while(|path| {
             let need = serde_json::to_string(path).map_or(usize::MAX, |json| json.len() + 1);
             let fits = need <= room;

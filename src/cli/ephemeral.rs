@@ -41,7 +41,7 @@ impl Ephemeral {
             DirBuilder::new().mode(0o700).create(dir).map_err(failed)?;
         }
         if let Some(top) = stack.lowers.first() {
-            resemble(&upper, top).map_err(failed)?;
+            resemble(&upper, top.path()).map_err(failed)?;
         }
         stack.upper = Some(UpperConfig { upper, work });
         Ok(place)
@@ -64,6 +64,10 @@ fn resemble(upper: &Path, top: &Path) -> io::Result<()> {
     let Ok(like) = fs::metadata(top) else {
         return Ok(());
     };
+    if !like.is_dir() {
+        // The file says nothing about the root of the tree that is in it.
+        return fs::set_permissions(upper, Permissions::from_mode(0o755));
+    }
     if rustix::process::geteuid().is_root() {
         // In a user namespace the owner may have no id here; then it stays ours.
         match chown(upper, Some(like.uid()), Some(like.gid())) {
@@ -106,7 +110,7 @@ mod tests {
 
     fn stack(lower: &Path) -> StackConfig {
         StackConfig {
-            lowers: vec![lower.into()],
+            lowers: vec![lower.to_path_buf().into()],
             ..StackConfig::default()
         }
     }

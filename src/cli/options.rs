@@ -16,7 +16,9 @@ use super::exit::Failure;
 use super::option_string::{self, Opt};
 use crate::fuse::passthrough;
 use crate::fuse::session::{Poll, SessionConfig};
-use crate::layer::stack::{Durability, OverrideStat, StackConfig, UpperConfig, XattrNamespace};
+use crate::layer::stack::{
+    Durability, OverrideStat, Owner, StackConfig, UpperConfig, XattrNamespace,
+};
 use crate::overlay::options::{Acl, IdRange, Options};
 
 use known::Known;
@@ -101,7 +103,7 @@ impl Draft {
 
     /// Adds one layer below those given so far.
     pub(super) fn lower(&mut self, path: PathBuf) {
-        self.stack.lowers.push(path);
+        self.stack.lowers.push(path.into());
     }
 
     pub(super) fn upper(&mut self, path: PathBuf) -> Result<(), Failure> {
@@ -150,7 +152,9 @@ impl Draft {
                         .into());
                 }
                 self.lowerdir_given = true;
-                self.stack.lowers.extend(option.paths()?);
+                self.stack
+                    .lowers
+                    .extend(option.paths()?.into_iter().map(Into::into));
             }
             "upperdir" => once(&mut self.upper, option.path()?, "upperdir")?,
             "workdir" => once(&mut self.work, option.path()?, "workdir")?,
@@ -194,6 +198,9 @@ impl Draft {
                     ("1", OverrideStat::Security),
                     ("2", OverrideStat::Containers),
                 ])?;
+            }
+            "owner" => {
+                self.stack.owner = option.choice(&[("me", Owner::Me), ("image", Owner::Image)])?;
             }
             _ => return Ok(false),
         }

@@ -6,8 +6,10 @@ use std::os::fd::AsFd;
 use rustix::fs::{SeekFrom, Timespec, Timestamps, XattrFlags};
 use rustix::io::{Errno, Result};
 
+use super::archive::Archived;
 use super::at::{At, UpperAt, split_names};
 use super::attr::{Attr, Time};
+use super::content::Content;
 use super::mark;
 
 /// How the data of a file was copied.
@@ -29,7 +31,40 @@ const PIECE: usize = 1024 * 1024;
 /// Usual unit of allocation.
 const ALLOCATION: u64 = 4096;
 
-/// Copies all `attr.size` bytes of `from` to the empty file `to`; holes stay holes. EIO if `from` is shorter.
+/// Copies the first `attr.size` bytes of `from` to the empty file `to`; holes stay holes. EIO if `from` is shorter.
+pub fn copy_content(from: &Content, to: &impl AsFd, attr: &Attr) -> Result<Method> {
+    match from {
+        Content::File(from) => copy_data(from, to, attr),
+        Content::Archived(from) => copy_archived(from, to, attr.size),
+    }
+}
+
+fn copy_archived(from: &Archived, to: &impl AsFd, size: u64) -> Result<Method> {
+    let size = size.min(from.size());
+    let mut copier = Copier {
+        from: &from.tar(),
+        to,
+        ranges: true,
+        buffer: Vec::new(),
+        method: Method::None,
+    };
+    let mut position = 0;
+    while position < size
+        && let Some(extent) = from.extent_from(position)?
+        && extent.offset < size
+    {
+        let length = extent.length.min(size - extent.offset);
+        copier.ranges &= length > SMALL;
+        copier.copy(extent.tar, extent.offset, length)?;
+        position = extent.offset + length;
+    }
+    if position < size {
+        rustix::fs::ftruncate(to, size)?;
+    }
+    Ok(copier.method)
+}
+
+/// Copies the first `attr.size` bytes of the file `from`, as [`copy_content`].
 pub fn copy_data(from: &impl AsFd, to: &impl AsFd, attr: &Attr) -> Result<Method> {
     let size = attr.size;
     if size == 0 {
@@ -50,7 +85,7 @@ pub fn copy_data(from: &impl AsFd, to: &impl AsFd, attr: &Attr) -> Result<Method
     if sparse {
         copier.copy_extents(size)?;
     } else {
-        copier.copy(0, size)?;
+        copier.copy(0, 0, size)?;
     }
     // A filesystem that allocates ahead of a growing file (xfs) keeps that while the file is open, as it may be for
     // long: this gives it back.
@@ -77,38 +112,39 @@ impl<F: AsFd, T: AsFd> Copier<'_, F, T> {
             let start = match rustix::fs::seek(self.from, SeekFrom::Data(position)) {
                 Ok(start) => start,
                 Err(Errno::NXIO) => return Ok(()),
-                Err(_) => return self.copy(position, size),
+                Err(_) => return self.copy(position, position, size - position),
             };
             let end = rustix::fs::seek(self.from, SeekFrom::Hole(start))?.min(size);
-            self.copy(start, end)?;
+            self.copy(start, start, end.saturating_sub(start))?;
             position = end;
         }
         Ok(())
     }
 
-    fn copy(&mut self, mut position: u64, end: u64) -> Result<()> {
-        while position < end {
-            let left = usize::try_from(end - position).unwrap_or(usize::MAX);
+    /// Copies `length` bytes from the offset `input` to the offset `output`.
+    fn copy(&mut self, mut input: u64, mut output: u64, length: u64) -> Result<()> {
+        let end = output.checked_add(length).ok_or(Errno::FBIG)?;
+        while output < end {
+            let left = usize::try_from(end - output).unwrap_or(usize::MAX);
             let done = if self.ranges {
-                self.copy_range(position, left)?
+                self.copy_range(input, output, left)?
             } else {
                 0
             };
             let done = if done > 0 {
                 done
             } else {
-                self.read_write(position, left)?
+                self.read_write(input, output, left)?
             };
             if done == 0 {
                 return Err(Errno::IO);
             }
-            position += done as u64;
+            (input, output) = (input + done as u64, output + done as u64);
         }
         Ok(())
     }
 
-    fn copy_range(&mut self, position: u64, length: usize) -> Result<usize> {
-        let (mut input, mut output) = (position, position);
+    fn copy_range(&mut self, mut input: u64, mut output: u64, length: usize) -> Result<usize> {
         let length = length.min(1 << 30);
         match rustix::fs::copy_file_range(
             self.from,
@@ -129,33 +165,35 @@ impl<F: AsFd, T: AsFd> Copier<'_, F, T> {
         }
     }
 
-    fn read_write(&mut self, position: u64, length: usize) -> Result<usize> {
+    fn read_write(&mut self, input: u64, output: u64, length: usize) -> Result<usize> {
         self.method = Method::ReadWrite;
         self.buffer.resize(length.min(PIECE), 0);
-        let got = rustix::io::pread(self.from, &mut self.buffer[..], position)?;
+        let got = rustix::io::pread(self.from, &mut self.buffer[..], input)?;
         let mut written = 0;
         while written < got {
-            written += rustix::io::pwrite(
-                self.to,
-                &self.buffer[written..got],
-                position + written as u64,
-            )?;
+            written +=
+                rustix::io::pwrite(self.to, &self.buffer[written..got], output + written as u64)?;
         }
         Ok(got)
     }
 }
 
-/// Copies the xattrs of `from` except our own marks and `skip`. Failing to copy `security.*` or an ACL is an
-/// error, as in the kernel (`ovl_must_copy_xattr`); others are dropped where the upper cannot hold them.
-pub fn copy_xattrs(from: At<'_>, to: UpperAt<'_>, skip: Option<&CStr>) -> Result<()> {
-    let names = from.xattr_names()?;
-    for name in split_names(&names) {
+/// Copies the xattrs with these `names` and the values that `value` tells, except our own marks and `skip`. Failing
+/// to copy `security.*` or an ACL is an error, as in the kernel (`ovl_must_copy_xattr`); others are dropped where the
+/// upper cannot hold them.
+pub fn copy_xattrs(
+    names: &[u8],
+    value: impl Fn(&CStr) -> Result<Option<Vec<u8>>>,
+    to: UpperAt<'_>,
+    skip: Option<&CStr>,
+) -> Result<()> {
+    for name in split_names(names) {
         if mark::is_private(name) || skip.is_some_and(|skip| skip.to_bytes() == name) {
             continue;
         }
         let c_name = CString::new(name).map_err(|_| Errno::INVAL)?;
         let must = name.starts_with(b"security.") || name.starts_with(b"system.posix_acl_");
-        let copied = match from.xattr(&c_name) {
+        let copied = match value(&c_name) {
             Ok(Some(value)) => to.set_xattr(&c_name, &value, XattrFlags::empty()),
             Ok(None) => Ok(()),
             Err(error) => Err(error),

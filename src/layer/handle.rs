@@ -26,6 +26,8 @@ const BYTE_ORDER: u8 = if cfg!(target_endian = "big") {
     0
 };
 
+/// `FILEID_INO64_GEN`.
+const INO64: u8 = 0x81;
 /// Magic number of tmpfs, whose handles lead with the generation.
 const TMPFS_MAGIC: u64 = 0x0102_1994;
 
@@ -44,10 +46,20 @@ impl HandleSpace {
         let RawHandle { kind, bytes } = at.file_handle()?;
         let length = u8::try_from(HEADER + bytes.len()).map_err(|_| Errno::OVERFLOW)?;
         let kind = u8::try_from(kind).map_err(|_| Errno::OPNOTSUPP)?;
+        Ok(self.assemble(length, kind, &bytes))
+    }
+
+    /// The handle of an inode that has nothing but a number: one of an archive.
+    pub fn encode_number(&self, ino: u64) -> Vec<u8> {
+        const LENGTH: u8 = 29;
+        self.assemble(LENGTH, INO64, &ino.to_ne_bytes())
+    }
+
+    fn assemble(&self, length: u8, kind: u8, fid: &[u8]) -> Vec<u8> {
         let mut handle = vec![0, MAGIC, length, BYTE_ORDER, kind];
         handle.extend_from_slice(&self.uuid);
-        handle.extend_from_slice(&bytes);
-        Ok(handle)
+        handle.extend_from_slice(fid);
+        handle
     }
 
     /// Inode number in an origin of this filesystem; `None` if it is of another one or of an unknown layout.
@@ -71,8 +83,8 @@ impl HandleSpace {
             }
             // FILEID_INO32_GEN: ext4, squashfs, xfs with small numbers.
             1 => word(0).map(u64::from),
-            // FILEID_INO64_GEN (xfs), FILEID_BTRFS_WITHOUT_PARENT.
-            0x81 | 0x4d => long(0),
+            // FILEID_INO64_GEN (xfs, archives), FILEID_BTRFS_WITHOUT_PARENT.
+            INO64 | 0x4d => long(0),
             _ => None,
         }
     }
@@ -96,6 +108,16 @@ pub fn index_name(origin: &[u8]) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_origin_of_a_bare_number_tells_it() {
+        let space = HandleSpace {
+            uuid: [7; 16],
+            fs_type: 1,
+        };
+        let origin = space.encode_number(1 << 40);
+        assert_eq!(space.decode(&origin), Some(1 << 40));
+    }
 
     #[test]
     fn an_index_entry_has_the_kernels_name_or_a_shorter_one_that_is_as_unique() {

@@ -1,9 +1,9 @@
 //! Read-only layers. No type here has a call that changes anything.
 //!
 //! A lower layer never changes while it is mounted, so its directories form an immutable chain: a [`LowerDir`]
-//! knows its parent and name for good and opens its descriptor on demand. What the union needs of a layer is
-//! the methods of [`LowerDir`] and [`LowerFile`] and no more (entries, attributes, marks, link target, xattrs,
-//! content); a layer kept in an archive answers the same questions.
+//! knows its parent and name for good. What the union needs of a layer is the methods of [`LowerDir`] and
+//! [`LowerFile`] and no more (entries, attributes, marks, link target, xattrs, content). Two kinds of layer answer
+//! them: a directory, by system calls, with descriptors opened on demand; and an archive, from its index.
 
 use std::ffi::CStr;
 use std::os::fd::{AsFd, OwnedFd};
@@ -14,8 +14,10 @@ use parking_lot::Mutex;
 use rustix::fs::{OFlags, RawDir, SeekFrom};
 use rustix::io::{Errno, Result};
 
+use super::archive::{self, Archive, Archived};
 use super::at::{At, open_directory};
 use super::attr::{Attr, Kind};
+pub use super::content::Content;
 use super::fd::{FdSlot, Fds};
 use super::handle::HandleSpace;
 use super::mark::{self, Marks, Prefix};
@@ -27,12 +29,28 @@ use super::override_stat::Override;
 pub struct Lower {
     /// Position in the stack, 0 is the topmost lower.
     pub position: usize,
-    /// Where it was found, absolute.
+    /// Where it was found, absolute: a directory or a tar.
     pub path: PathBuf,
-    /// Device number of its root.
+    /// Device number of its root; one of our own for an archive.
     pub dev: u64,
     /// How its file handles are written; `None` where there are none.
     pub handles: Option<HandleSpace>,
+    /// What it is kept in.
+    pub medium: Medium,
+}
+
+/// What a layer is kept in.
+#[derive(Debug)]
+pub enum Medium {
+    /// A directory of the system.
+    Directory(Tree),
+    /// A tar and its index.
+    Archive(Arc<Archive>),
+}
+
+/// A layer that is a directory.
+#[derive(Debug)]
+pub struct Tree {
     /// The xattr that overrides owner and mode, if its root carries one.
     pub override_name: Option<&'static CStr>,
     /// The namespace whose marks are believed.
@@ -51,7 +69,40 @@ impl Lower {
     /// Says what the mountpoint looked like before it was covered. Where a layer is not a private clone, this is what
     /// it shows in place of anything mounted inside it.
     pub fn set_covered(&self, attr: Attr) {
-        self.covered.get_or_init(|| attr);
+        if let Some(tree) = self.tree() {
+            tree.covered.get_or_init(|| attr);
+        }
+    }
+
+    /// The directory, if it is one.
+    pub fn tree(&self) -> Option<&Tree> {
+        match &self.medium {
+            Medium::Directory(tree) => Some(tree),
+            Medium::Archive(_) => None,
+        }
+    }
+
+    /// The archive, if it is one.
+    pub fn archive(&self) -> Option<&Arc<Archive>> {
+        match &self.medium {
+            Medium::Directory(_) => None,
+            Medium::Archive(archive) => Some(archive),
+        }
+    }
+
+    /// The xattr that overrides owner and mode, if there is one.
+    pub fn override_name(&self) -> Option<&'static CStr> {
+        self.tree()?.override_name
+    }
+
+    /// Nothing can be mounted inside it that shows.
+    pub fn is_private(&self) -> bool {
+        self.tree().is_none_or(|tree| tree.private)
+    }
+
+    /// Whether an object with these attributes is a whiteout. A device of an archive is a device.
+    pub fn is_whiteout(&self, attr: &Attr) -> bool {
+        self.tree().is_some() && mark::is_whiteout(attr)
     }
 }
 
@@ -60,11 +111,22 @@ impl Lower {
 pub struct LowerDir {
     lower: Arc<Lower>,
     place: Option<(Arc<LowerDir>, OwnedName)>,
-    slot: Arc<FdSlot>,
-    /// Listing moves the descriptor's position.
-    listing: Mutex<()>,
+    way: Way,
+}
+
+/// How a directory is reached.
+#[derive(Debug)]
+enum Way {
+    /// A directory of the system.
+    Open {
+        slot: Arc<FdSlot>,
+        /// Listing moves the descriptor's position.
+        listing: Mutex<()>,
+    },
     /// Something else is mounted here: shown as an empty directory, never entered.
-    sealed: bool,
+    Sealed,
+    /// By its number in the index of the archive; the error is what all calls answer.
+    Indexed(Result<u32>),
 }
 
 /// Anything in a directory of a lower layer, by name.
@@ -123,24 +185,31 @@ pub(super) fn stat(at: At<'_>, override_name: Option<&CStr>) -> Result<Attr> {
 impl LowerDir {
     /// The root of `lower`.
     pub fn root(lower: &Arc<Lower>) -> Arc<Self> {
-        let slot = lower.fds.dirs.slot();
+        let way = match &lower.medium {
+            Medium::Directory(tree) => Way::open(tree),
+            Medium::Archive(_) => Way::Indexed(Ok(archive::ROOT)),
+        };
         Arc::new(Self {
             lower: Arc::clone(lower),
             place: None,
-            slot,
-            listing: Mutex::new(()),
-            sealed: false,
+            way,
         })
     }
 
     /// The directory `name` in this one; `attr` are its attributes.
     pub fn child(self: &Arc<Self>, name: OwnedName, attr: &Attr) -> Arc<Self> {
+        let way = match &self.lower.medium {
+            Medium::Archive(archive) => Way::Indexed(
+                self.number()
+                    .and_then(|dir| archive.find(dir, name.get().bytes())),
+            ),
+            Medium::Directory(_) if self.is_sealed() || attr.mount_root => Way::Sealed,
+            Medium::Directory(tree) => Way::open(tree),
+        };
         Arc::new(Self {
             lower: Arc::clone(&self.lower),
             place: Some((Arc::clone(self), name)),
-            slot: self.lower.fds.dirs.slot(),
-            listing: Mutex::new(()),
-            sealed: self.sealed || attr.mount_root,
+            way,
         })
     }
 
@@ -161,29 +230,6 @@ impl LowerDir {
         path
     }
 
-    /// Its descriptor. Directories above are opened first, from the lowest that is open, without recursion.
-    fn fd(&self) -> Result<Arc<OwnedFd>> {
-        let fds = &self.lower.fds;
-        let mut closed = vec![self];
-        while let Some((parent, _)) = &closed[closed.len() - 1].place {
-            if closed[closed.len() - 1].slot.is_open() {
-                break;
-            }
-            closed.push(parent);
-        }
-        let mut above: Option<Arc<OwnedFd>> = None;
-        for dir in closed.into_iter().rev() {
-            let fd = fds.get(&dir.slot, || match (&dir.place, &above) {
-                (Some((_, name)), Some(above)) => open_directory(above, name.get().bytes()),
-                (None, _) => open_directory(&dir.lower.root, b"."),
-                // It was closed since we looked.
-                (Some((parent, name)), None) => open_directory(&*parent.fd()?, name.get().bytes()),
-            })?;
-            above = Some(fd);
-        }
-        above.ok_or(Errno::NOENT)
-    }
-
     /// The directory itself as a file of its parent; `None` for the root.
     pub fn as_file(&self) -> Option<LowerFile> {
         let (dir, name) = self.place.as_ref()?;
@@ -193,13 +239,70 @@ impl LowerDir {
         })
     }
 
-    /// Calls `each` for every name.
-    pub fn list(&self, each: impl FnMut(Listed<'_>) -> Result<()>) -> Result<()> {
-        if self.sealed {
-            return Ok(());
+    /// Something else is mounted here, so that only an empty directory can be shown.
+    pub fn is_sealed(&self) -> bool {
+        matches!(self.way, Way::Sealed)
+    }
+
+    /// The archive and the directory's number in it; `None` for a directory of the system.
+    fn indexed(&self) -> Option<(&Arc<Archive>, Result<u32>)> {
+        match (&self.lower.medium, &self.way) {
+            (Medium::Archive(archive), Way::Indexed(number)) => Some((archive, *number)),
+            _ => None,
         }
+    }
+
+    fn number(&self) -> Result<u32> {
+        self.indexed().map_or(Err(Errno::IO), |(_, number)| number)
+    }
+
+    /// The layer as a directory of the system.
+    fn tree(&self) -> Result<&Tree> {
+        self.lower.tree().ok_or(Errno::IO)
+    }
+
+    /// Its descriptor. Directories above are opened first, from the lowest that is open, without recursion.
+    fn fd(&self) -> Result<Arc<OwnedFd>> {
+        let tree = self.tree()?;
+        let is_open = |dir: &Self| dir.slot().is_ok_and(|slot| slot.is_open());
+        let mut closed = vec![self];
+        while let Some((parent, _)) = &closed[closed.len() - 1].place {
+            if is_open(closed[closed.len() - 1]) {
+                break;
+            }
+            closed.push(parent);
+        }
+        let mut above: Option<Arc<OwnedFd>> = None;
+        for dir in closed.into_iter().rev() {
+            let fd = tree.fds.get(dir.slot()?, || match (&dir.place, &above) {
+                (Some((_, name)), Some(above)) => open_directory(above, name.get().bytes()),
+                (None, _) => open_directory(&tree.root, b"."),
+                // It was closed since we looked.
+                (Some((parent, name)), None) => open_directory(&*parent.fd()?, name.get().bytes()),
+            })?;
+            above = Some(fd);
+        }
+        above.ok_or(Errno::NOENT)
+    }
+
+    fn slot(&self) -> Result<&Arc<FdSlot>> {
+        match &self.way {
+            Way::Open { slot, .. } => Ok(slot),
+            Way::Sealed => Err(Errno::NOENT),
+            Way::Indexed(_) => Err(Errno::IO),
+        }
+    }
+
+    /// Calls `each` for every name. Whiteouts and opaqueness of an archive come as the files that mean them.
+    pub fn list(&self, mut each: impl FnMut(Listed<'_>) -> Result<()>) -> Result<()> {
+        if let Some((archive, number)) = self.indexed() {
+            return archive.list(number?, &mut each);
+        }
+        let Way::Open { listing, .. } = &self.way else {
+            return Ok(());
+        };
         let fd = self.fd()?;
-        let _exclusive = self.listing.lock();
+        let _exclusive = listing.lock();
         match list(&fd, each) {
             // The descriptor is O_PATH because we may not read the directory.
             Err(Errno::BADF) => Err(Errno::ACCESS),
@@ -208,19 +311,31 @@ impl LowerDir {
     }
 
     fn with<T>(&self, name: Name<'_>, act: impl FnOnce(At<'_>) -> Result<T>) -> Result<T> {
-        if self.sealed {
+        if self.is_sealed() {
             return Err(Errno::NOENT);
         }
         act(At::Entry(self.fd()?.as_fd(), name))
     }
 
+    /// Acts on the directory itself, which is one of the system.
+    fn with_self<T>(&self, act: impl FnOnce(At<'_>) -> Result<T>) -> Result<T> {
+        if self.is_sealed() {
+            return Err(Errno::NODATA);
+        }
+        act(At::Pinned(self.fd()?.as_fd()))
+    }
+
     /// Attributes of `name`.
     pub fn stat(&self, name: Name<'_>) -> Result<Attr> {
-        let mut attr = self.with(name, |at| stat(at, self.lower.override_name))?;
-        if attr.mount_root && !self.lower.private {
+        if let Some((archive, number)) = self.indexed() {
+            return archive.stat(archive.find(number?, name.bytes())?);
+        }
+        let tree = self.tree()?;
+        let mut attr = self.with(name, |at| stat(at, tree.override_name))?;
+        if attr.mount_root && !tree.private {
             // What is mounted here is not the layer's; asking it might even be asking ourselves.
             let ino = attr.ino;
-            attr = self.lower.covered.get().copied().unwrap_or(attr);
+            attr = tree.covered.get().copied().unwrap_or(attr);
             (attr.mount_root, attr.nlink) = (true, 1);
             attr.ino = if attr.dev == self.lower.dev {
                 attr.ino
@@ -231,56 +346,117 @@ impl LowerDir {
         Ok(attr)
     }
 
+    /// Attributes of the directory itself.
+    pub fn stat_self(&self) -> Result<Attr> {
+        if let Some((archive, number)) = self.indexed() {
+            return archive.stat(number?);
+        }
+        if self.is_sealed()
+            && let Some(file) = self.as_file()
+        {
+            return file.stat();
+        }
+        stat(At::Pinned(self.fd()?.as_fd()), self.tree()?.override_name)
+    }
+
     /// Marks of `name`.
     pub fn marks(&self, name: Name<'_>) -> Result<Marks> {
-        let prefix = self.lower.prefix;
+        if let Some((archive, number)) = self.indexed() {
+            return archive.marks(archive.find(number?, name.bytes())?);
+        }
+        let prefix = self.tree()?.prefix;
         self.with(name, |at| Marks::read(at, prefix))
     }
 
     /// Marks of the directory itself.
     pub fn marks_self(&self) -> Result<Marks> {
-        let prefix = self.lower.prefix;
-        self.read_self(|at| Marks::read(at, prefix))
-    }
-
-    /// Something else is mounted here, so that only an empty directory can be shown.
-    pub fn is_sealed(&self) -> bool {
-        self.sealed
-    }
-
-    /// Attributes of the directory itself.
-    pub fn stat_self(&self) -> Result<Attr> {
-        if self.sealed
-            && let Some(file) = self.as_file()
-        {
-            return file.stat();
+        if let Some((archive, number)) = self.indexed() {
+            return archive.marks(number?);
         }
-        stat(At::Pinned(self.fd()?.as_fd()), self.lower.override_name)
+        let prefix = self.tree()?.prefix;
+        self.with_self(|at| Marks::read(at, prefix))
     }
 
-    /// Acts on the directory itself, reading.
-    pub fn read_self<T>(&self, act: impl FnOnce(At<'_>) -> Result<T>) -> Result<T> {
-        if self.sealed {
-            return Err(Errno::NODATA);
+    /// An xattr of the directory itself, by its name on disk.
+    pub fn xattr_self(&self, attr: &CStr) -> Result<Option<Vec<u8>>> {
+        match self.indexed() {
+            Some((archive, number)) => archive.xattr(number?, attr),
+            None => self.with_self(|at| at.xattr(attr)),
         }
-        act(At::Pinned(self.fd()?.as_fd()))
+    }
+
+    /// Names on disk of all xattrs of the directory itself, each ended by NUL.
+    pub fn xattr_names_self(&self) -> Result<Vec<u8>> {
+        match self.indexed() {
+            Some((archive, number)) => archive.xattr_names(number?),
+            None => self.with_self(|at| at.xattr_names()),
+        }
+    }
+
+    /// Statistics of the filesystem it is on.
+    pub fn stat_fs(&self) -> Result<rustix::fs::StatVfs> {
+        match self.indexed() {
+            Some((archive, _)) => archive.stat_fs(),
+            None => self.with_self(|at| at.stat_fs()),
+        }
+    }
+
+    /// The directory is not in its layer itself, only something below it: the attributes it should show are those of
+    /// the layers below, if they have it.
+    pub fn is_implied(&self) -> bool {
+        self.indexed().is_some_and(|(archive, number)| {
+            number.is_ok_and(|number| archive.index().inode(number).is_ok_and(|dir| dir.implied))
+        })
     }
 
     /// Whether a whiteout file for `name` lies in this directory.
     pub fn has_aufs_whiteout(&self, name: Name<'_>) -> bool {
+        if let Some((archive, number)) = self.indexed() {
+            return number
+                .is_ok_and(|dir| archive.has_whiteout(dir, name.bytes()).unwrap_or(false));
+        }
         mark::aufs_whiteout(name).is_ok_and(|mark| self.stat(mark.get()).is_ok())
     }
 
     /// Whether the directory carries the opaque marker file.
     pub fn has_aufs_opaque(&self) -> bool {
+        if self.indexed().is_some() {
+            return self.marks_self().is_ok_and(|marks| marks.opaque);
+        }
         Name::from_bytes(mark::AUFS_OPAQUE).is_ok_and(|name| self.stat(name).is_ok())
     }
 }
 
+impl Drop for LowerDir {
+    /// Lets go of the directories above one after the other: a chain may be longer than the stack is deep.
+    fn drop(&mut self) {
+        let mut above = self.place.take();
+        while let Some((parent, _)) = above {
+            above = Arc::into_inner(parent).and_then(|mut parent| parent.place.take());
+        }
+    }
+}
+
+impl Way {
+    fn open(tree: &Tree) -> Self {
+        Self::Open {
+            slot: tree.fds.dirs.slot(),
+            listing: Mutex::new(()),
+        }
+    }
+}
+
 impl LowerFile {
-    /// Acts on it, reading.
-    pub fn read<T>(&self, act: impl FnOnce(At<'_>) -> Result<T>) -> Result<T> {
-        self.dir.with(self.name.get(), act)
+    /// The archive and the file's number in it; `None` if its layer is a directory.
+    fn indexed(&self) -> Option<Result<(&Arc<Archive>, u32)>> {
+        let (archive, dir) = self.dir.indexed()?;
+        let name = self.name.get().bytes();
+        Some(dir.and_then(|dir| Ok((archive, archive.find(dir, name)?))))
+    }
+
+    /// Its layer is an archive.
+    pub fn is_archived(&self) -> bool {
+        self.dir.indexed().is_some()
     }
 
     /// Attributes.
@@ -293,11 +469,56 @@ impl LowerFile {
         self.dir.marks(self.name.get())
     }
 
+    /// An xattr, by its name on disk.
+    pub fn xattr(&self, attr: &CStr) -> Result<Option<Vec<u8>>> {
+        match self.indexed() {
+            Some(found) => found.and_then(|(archive, number)| archive.xattr(number, attr)),
+            None => self.read(|at| at.xattr(attr)),
+        }
+    }
+
+    /// Names on disk of all xattrs, each ended by NUL.
+    pub fn xattr_names(&self) -> Result<Vec<u8>> {
+        match self.indexed() {
+            Some(found) => found.and_then(|(archive, number)| archive.xattr_names(number)),
+            None => self.read(|at| at.xattr_names()),
+        }
+    }
+
+    /// Target of a symlink.
+    pub fn link_target(&self) -> Result<Vec<u8>> {
+        match self.indexed() {
+            Some(found) => found.and_then(|(archive, number)| archive.link_target(number)),
+            None => self.read(|at| at.read_link()),
+        }
+    }
+
     /// Opens the content for reading. Access times stay as they are where the system lets us.
+    pub fn content(&self) -> Result<Content> {
+        match self.archived()? {
+            Some(content) => Ok(Content::Archived(content)),
+            None => self.open().map(|fd| Content::File(Arc::new(fd))),
+        }
+    }
+
+    /// The content if the layer is an archive; no descriptor is needed for it.
+    pub fn archived(&self) -> Result<Option<Archived>> {
+        match self.indexed() {
+            None => Ok(None),
+            Some(found) => {
+                let (archive, number) = found?;
+                archive::content(archive, number).map(Some)
+            }
+        }
+    }
+
+    /// Opens the file, which is one of a directory.
     pub fn open(&self) -> Result<OwnedFd> {
-        let fds = &self.dir.lower.fds;
-        let open = |extra| self.read(|at| fds.retry(|| at.open(OFlags::RDONLY | extra)));
-        if self.dir.lower.private {
+        let open = |extra| {
+            let fds = &self.dir.tree()?.fds;
+            self.read(|at| fds.retry(|| at.open(OFlags::RDONLY | extra)))
+        };
+        if self.dir.lower.is_private() {
             return open(OFlags::empty());
         }
         match open(OFlags::NOATIME) {
@@ -306,8 +527,15 @@ impl LowerFile {
         }
     }
 
+    fn read<T>(&self, act: impl FnOnce(At<'_>) -> Result<T>) -> Result<T> {
+        self.dir.with(self.name.get(), act)
+    }
+
     /// Origin of a copy of it in the kernel's format; `None` where the filesystem has no handles.
     pub fn origin(&self) -> Result<Option<Vec<u8>>> {
+        if let Some(found) = self.indexed() {
+            return found.map(|(archive, number)| Some(archive.origin(number)));
+        }
         let Some(space) = &self.dir.lower.handles else {
             return Ok(None);
         };
@@ -320,6 +548,6 @@ impl LowerFile {
 
     /// The layer's override of owner and mode is for the union, not for its users.
     pub fn override_name(&self) -> Option<&'static CStr> {
-        self.dir.lower.override_name
+        self.dir.lower.override_name()
     }
 }

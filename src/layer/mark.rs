@@ -27,9 +27,12 @@ use super::name::{Name, OwnedName};
 /// Begins the name of a whiteout file.
 pub const AUFS_PREFIX: &[u8] = b".wh.";
 /// Begins names that are bookkeeping of aufs and never shown.
-const AUFS_RESERVED: &[u8] = b".wh..wh.";
+pub const AUFS_RESERVED: &[u8] = b".wh..wh.";
 /// Marks its directory opaque.
 pub const AUFS_OPAQUE: &[u8] = b".wh..wh..opq";
+
+/// The ACL that new entries of a directory inherit.
+pub const DEFAULT_ACL: &[u8] = b"system.posix_acl_default";
 
 const TRUSTED: &[u8] = b"trusted.overlay.";
 const USER: &[u8] = b"user.overlay.";
@@ -209,7 +212,7 @@ impl Marks {
             return Ok(marks);
         }
         for full in split_names(&names) {
-            marks.default_acl |= full == b"system.posix_acl_default";
+            marks.default_acl |= full == DEFAULT_ACL;
             let Some((key, rank)) = private_key(full) else {
                 continue;
             };

@@ -13,16 +13,19 @@ use rustix::fs::{FlockOperation, Mode, OFlags, XattrFlags};
 use rustix::io::Errno;
 use rustix::mount::OpenTreeFlags;
 
+use super::archive;
 use super::at::{At, UpperAt};
 use super::attr::{Attr, Kind};
 use super::error::{Cause, SetupError};
 use super::fd::Fds;
 use super::handle::HandleSpace;
-use super::lower::{Lower, LowerDir, list};
+use super::lower::{Lower, LowerDir, Medium, Tree, list};
 use super::mark::{Mark, Prefix};
 use super::name::Name;
 use super::override_stat;
-use super::stack::{Durability, OverrideStat, Stack, StackConfig, UpperConfig, XattrNamespace};
+use super::stack::{
+    Durability, LayerSource, OverrideStat, Stack, StackConfig, UpperConfig, XattrNamespace,
+};
 use super::sys;
 use super::upper::{Upper, WhiteoutForm};
 use super::workdir::{INDEX, VOLATILE, WORK, Workdir};
@@ -43,8 +46,8 @@ pub(super) fn open(config: &StackConfig) -> Result<Stack> {
     }
     let fds = Arc::new(Fds::new(raise_descriptor_limit()));
     let mut lowers = Vec::with_capacity(config.lowers.len());
-    for (position, path) in config.lowers.iter().enumerate() {
-        lowers.push(Arc::new(open_lower(position, path, config, &fds)?));
+    for (position, source) in config.lowers.iter().enumerate() {
+        lowers.push(Arc::new(open_lower(position, source, config, &fds)?));
     }
     let upper = match &config.upper {
         Some(upper) => Some(open_upper(upper, config, &lowers, &fds)?),
@@ -52,6 +55,7 @@ pub(super) fn open(config: &StackConfig) -> Result<Stack> {
     };
     let roots = lowers.iter().map(LowerDir::root).collect();
     Ok(Stack {
+        has_archives: lowers.iter().any(|lower| lower.archive().is_some()),
         upper,
         lowers,
         roots,
@@ -101,27 +105,42 @@ fn open_given(what: &str, path: &Path, cause: Cause) -> Result<(PathBuf, OwnedFd
 
 fn open_lower(
     position: usize,
-    given: &Path,
+    source: &LayerSource,
     config: &StackConfig,
     fds: &Arc<Fds>,
 ) -> Result<Lower> {
+    match source {
+        LayerSource::Path(path) if path.is_file() => {
+            archive::open(position, path, None, config.owner)
+        }
+        LayerSource::Path(path) => open_tree(position, path, config, fds),
+        LayerSource::Archive { tar, index } => {
+            archive::open(position, tar, Some(index), config.owner)
+        }
+    }
+}
+
+fn open_tree(position: usize, given: &Path, config: &StackConfig, fds: &Arc<Fds>) -> Result<Lower> {
     let (path, fd, attr) = open_given("lower layer", given, Cause::Lower)?;
     let handles = handle_space(fd.as_fd());
     let override_name = find_override(fd.as_fd(), config.override_stat);
     let clone = private_clone(fd.as_fd());
     let private = clone.is_some();
     let root = clone.unwrap_or(fd);
-    Ok(Lower {
-        position,
-        path,
-        dev: attr.dev,
-        handles,
+    let tree = Tree {
         override_name,
         prefix: own_prefix(config.xattrs),
         covered: OnceLock::new(),
         private,
         root,
         fds: Arc::clone(fds),
+    };
+    Ok(Lower {
+        position,
+        path,
+        dev: attr.dev,
+        handles,
+        medium: Medium::Directory(tree),
     })
 }
 
@@ -217,8 +236,16 @@ fn check_overlap(
     }
     for lower in lowers {
         let path = lower.path.display();
+        let Some(tree) = lower.tree() else {
+            if lower.path.starts_with(upper.0) || lower.path.starts_with(work.0) {
+                return refuse(format!(
+                    "lower layer {path} is inside the upper or workdir: move it elsewhere"
+                ));
+            }
+            continue;
+        };
         let root =
-            identity(lower.root.as_fd()).map_err(|error| system("cannot stat a lower", error))?;
+            identity(tree.root.as_fd()).map_err(|error| system("cannot stat a lower", error))?;
         if upper_line.contains(&root) {
             return refuse(format!(
                 "upper {up} is inside the lower layer {path}: move it elsewhere"
@@ -229,7 +256,7 @@ fn check_overlap(
                 "workdir {down} is inside the lower layer {path}: move it elsewhere"
             ));
         }
-        let line = lineage(lower.root.as_fd());
+        let line = lineage(tree.root.as_fd());
         // A private clone ends at its own root, so its path tells what is above it.
         let below_upper = line.is_ok_and(|line| line.contains(&upper_line[0]))
             || lower.path.starts_with(upper.0)
@@ -513,8 +540,9 @@ fn choose_override(
     let at = At::Pinned(root.as_fd());
     if at.xattr(name)?.is_none() {
         let inherited = lowers.iter().find_map(|lower| {
-            At::Pinned(lower.root.as_fd())
-                .xattr(lower.override_name?)
+            let tree = lower.tree()?;
+            At::Pinned(tree.root.as_fd())
+                .xattr(tree.override_name?)
                 .ok()
                 .flatten()
         });

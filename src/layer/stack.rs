@@ -63,7 +63,7 @@ pub struct UpperConfig {
 #[derive(Clone, Debug, Default)]
 pub struct StackConfig {
     /// Lower layers, topmost first; relative paths are relative to the working directory.
-    pub lowers: Vec<PathBuf>,
+    pub lowers: Vec<LayerSource>,
     /// The writable layer; `None` makes the mount read-only.
     pub upper: Option<UpperConfig>,
     /// Namespace of written marks.
@@ -72,6 +72,50 @@ pub struct StackConfig {
     pub override_stat: OverrideStat,
     /// When data reaches the disk.
     pub durability: Durability,
+    /// As whose the files of archives are shown.
+    pub owner: Owner,
+}
+
+/// As whose the files of archive layers are shown.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum Owner {
+    /// `Image` for root, `Me` for other users.
+    #[default]
+    Auto,
+    /// Of the user who mounts.
+    Me,
+    /// As in the archive.
+    Image,
+}
+
+/// A lower layer to be opened.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum LayerSource {
+    /// What a user names: a directory, or an uncompressed tar, which is indexed when it is opened.
+    Path(PathBuf),
+    /// An uncompressed tar and the file with its index.
+    Archive {
+        /// The tar.
+        tar: PathBuf,
+        /// Made by [`Indexer`](super::archive::Indexer) from exactly this tar.
+        index: PathBuf,
+    },
+}
+
+impl LayerSource {
+    /// What the layer is called: the directory or the tar.
+    pub fn path(&self) -> &Path {
+        match self {
+            Self::Path(path) => path,
+            Self::Archive { tar, .. } => tar,
+        }
+    }
+}
+
+impl From<PathBuf> for LayerSource {
+    fn from(path: PathBuf) -> Self {
+        Self::Path(path)
+    }
 }
 
 /// Layers opened and pinned: nothing mounted later can change what they are.
@@ -87,6 +131,8 @@ pub struct Stack {
     pub roots: Vec<Arc<LowerDir>>,
     /// The descriptors of all layers that can be closed and opened again.
     pub fds: Arc<Fds>,
+    /// Some lower is an archive.
+    pub has_archives: bool,
 }
 
 impl Stack {

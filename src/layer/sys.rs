@@ -16,6 +16,59 @@ static NO_XATTRAT: AtomicBool = AtomicBool::new(false);
 /// Set once the kernel has answered ENOSYS to `fchmodat2` (Linux 6.6).
 static NO_FCHMODAT2: AtomicBool = AtomicBool::new(false);
 
+/// A file mapped for reading.
+#[derive(Debug)]
+pub(super) struct Mapping {
+    start: std::ptr::NonNull<u8>,
+    length: usize,
+}
+
+// SAFETY: it is memory that nobody writes, and unmapping it is allowed from any thread.
+unsafe impl Send for Mapping {}
+// SAFETY: as above.
+unsafe impl Sync for Mapping {}
+
+impl Mapping {
+    /// Maps the first `length` bytes of `file`, which has so many; `length` is not 0. The caller vouches that the file
+    /// is not changed or cut while it is mapped: what is read could change, or the process be killed by SIGBUS.
+    pub(super) fn new(file: BorrowedFd<'_>, length: usize) -> Result<Self> {
+        // SAFETY: a new private mapping at an address of the kernel's choice touches no memory of ours.
+        let start = unsafe {
+            libc::mmap(
+                std::ptr::null_mut(),
+                length,
+                libc::PROT_READ,
+                libc::MAP_PRIVATE,
+                file.as_raw_fd(),
+                0,
+            )
+        };
+        if start == libc::MAP_FAILED {
+            return Err(Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO));
+        }
+        let start = std::ptr::NonNull::new(start.cast()).ok_or(Errno::IO)?;
+        Ok(Self { start, length })
+    }
+}
+
+impl std::ops::Deref for Mapping {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        // SAFETY: `length` bytes from `start` are mapped and readable until drop.
+        unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.length) }
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: exactly the mapping made by `new`; no slice of it outlives `self`.
+        unsafe {
+            libc::munmap(self.start.as_ptr().cast(), self.length);
+        }
+    }
+}
+
 /// System call numbers, the same on every architecture but alpha; libc does not name them yet.
 const SYS_SETXATTRAT: libc::c_long = 463;
 const SYS_GETXATTRAT: libc::c_long = 464;

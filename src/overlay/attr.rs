@@ -170,19 +170,14 @@ impl Overlay {
     /// Target of a symlink.
     pub fn read_link(&self, ino: u64) -> Result<Vec<u8>> {
         let _names = self.names.read();
-        self.place(&self.node(ino)?)?.read(|at| at.read_link())
+        self.place(&self.node(ino)?)?.link_target()
     }
 
     /// Statistics of the filesystem that takes the writes, or of the topmost layer.
     pub fn stat_fs(&self) -> Result<rustix::fs::StatVfs> {
         match &self.stack.upper {
             Some(upper) => upper.pinned(upper.root()).read().stat_fs(),
-            None => self
-                .stack
-                .roots
-                .first()
-                .ok_or(Errno::IO)?
-                .read_self(|at| at.stat_fs()),
+            None => self.stack.roots.first().ok_or(Errno::IO)?.stat_fs(),
         }
     }
 }

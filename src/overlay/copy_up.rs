@@ -28,11 +28,11 @@ use super::place::Place;
 use crate::layer::at::{At, UpperAt};
 use crate::layer::attr::{Attr, Kind};
 use crate::layer::best_effort;
-use crate::layer::copy::{copy_data, copy_times, copy_xattrs};
+use crate::layer::copy::{copy_content, copy_times, copy_xattrs};
 use crate::layer::handle::index_name;
 use crate::layer::io;
 use crate::layer::lower::LowerFile;
-use crate::layer::mark::{Mark, NlinkMark};
+use crate::layer::mark::{self, Mark, NlinkMark};
 use crate::layer::name::{Name, OwnedName};
 use crate::layer::stack::Durability;
 use crate::layer::workdir::Staged;
@@ -141,9 +141,11 @@ impl Overlay {
         let (staged, fd, data) = match lower.kind {
             Kind::File => self.stage_content(file, &lower, data)?,
             Kind::Symlink => {
-                let target = file.read(|at| at.read_link())?;
+                let target = file.link_target()?;
                 (upper.stage_symlink(&target)?, None, None)
             }
+            // In the upper it would be a whiteout; mknod refuses it for the same reason.
+            _ if mark::is_whiteout(&lower) => return Err(Errno::PERM),
             kind => (upper.stage_node(kind, 0o600, lower.rdev)?, None, None),
         };
         let place = Place::Lower(file.clone());
@@ -195,9 +197,9 @@ impl Overlay {
         if size == 0 {
             return Ok(());
         }
-        let from = content.open()?;
+        let from = content.content()?;
         let attr = content.stat()?;
-        let method = copy_data(&from, to, &Attr { size, ..attr })?;
+        let method = copy_content(&from, to, &Attr { size, ..attr })?;
         self.counters.copied(method, size);
         if size < attr.size {
             // A reflink takes the whole file.
@@ -226,7 +228,8 @@ impl Overlay {
             upper.set_owner_and_mode(to, &owner_first, &now)?;
         }
         if !from.is_sealed() {
-            from.read(|at| copy_xattrs(at, to, Self::override_of(from)))?;
+            let skip = Self::override_of(from);
+            copy_xattrs(&from.xattr_names()?, |name| from.xattr(name), to, skip)?;
         }
         upper.set_mark_if_possible(to, Mark::Origin, origin.unwrap_or_default())?;
         let now = to.read().stat()?;
@@ -484,7 +487,7 @@ impl Overlay {
         let upper = self.upper()?;
         let own = node.dir.as_ref().ok_or(Errno::NOTDIR)?;
         let mut state = own.state.lock();
-        let lower = Arc::clone(state.lowers.first().ok_or(Errno::NOENT)?);
+        let lower = Arc::clone(state.shown_lower().ok_or(Errno::NOENT)?);
         let attr = lower.stat_self()?;
         let staged = upper.stage_dir(0o700)?;
         self.copy_metadata(&Place::LowerDir(lower), &attr, staged.at(), None)?;
@@ -506,7 +509,7 @@ impl Overlay {
         if state.in_upper {
             return Ok(());
         }
-        let lower = Arc::clone(state.lowers.first().ok_or(Errno::NOENT)?);
+        let lower = Arc::clone(state.shown_lower().ok_or(Errno::NOENT)?);
         let attr = lower.stat_self()?;
         let origin = match lower.as_file().filter(|_| !lower.is_sealed()) {
             Some(file) => file.origin()?,

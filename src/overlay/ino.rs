@@ -18,7 +18,7 @@ const DYNAMIC_32: u64 = 1 << 31;
 
 #[derive(Debug)]
 struct Numbers {
-    /// Device numbers in order of appearance.
+    /// Device numbers: of the layers, then in order of appearance.
     filesystems: Vec<u64>,
     /// Numbers given to objects whose own do not fit.
     assigned: FxHashMap<(u64, u64), u64>,
@@ -45,11 +45,19 @@ pub struct InoMap {
 }
 
 impl InoMap {
-    /// `first` is the device whose numbers are kept; `narrow` keeps all numbers below 2^32.
-    pub fn new(first: u64, narrow: bool) -> Self {
+    /// `devices` are those of the layers, in an order that is the same each time; the numbers of the first are kept.
+    /// `narrow` keeps all numbers below 2^32.
+    pub fn new(devices: impl IntoIterator<Item = u64>, narrow: bool) -> Self {
         let next = if narrow { DYNAMIC_32 } else { DYNAMIC };
+        let mut filesystems = Vec::new();
+        for device in devices {
+            if !filesystems.contains(&device) {
+                filesystems.push(device);
+            }
+        }
+        let first = filesystems.first().copied().unwrap_or(0);
         let numbers = Numbers {
-            filesystems: vec![first],
+            filesystems,
             assigned: FxHashMap::default(),
             next,
         };
@@ -101,7 +109,7 @@ mod tests {
 
     #[test]
     fn numbers_are_real_where_they_can_be_and_unique_always() {
-        let map = InoMap::new(10, false);
+        let map = InoMap::new([10], false);
         assert_eq!(map.number(10, 42), 42);
         let other = map.number(11, 42);
         assert_ne!(other, 42);
@@ -113,8 +121,18 @@ mod tests {
     }
 
     #[test]
+    fn numbers_do_not_depend_on_the_order_in_which_layers_are_looked_at() {
+        let number = |first: u64| {
+            let map = InoMap::new([10, 11, 12, 11], false);
+            map.number(first, 42);
+            map.number(12, 42)
+        };
+        assert_eq!(number(11), number(12));
+    }
+
+    #[test]
     fn narrow_numbers_fit_32_bits() {
-        let map = InoMap::new(10, true);
+        let map = InoMap::new([10], true);
         for (dev, ino) in [(10, 5), (10, 1 << 40), (11, 5)] {
             assert!(u32::try_from(map.number(dev, ino)).is_ok());
         }

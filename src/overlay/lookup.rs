@@ -184,16 +184,20 @@ impl Overlay {
         let dir = state.lowers.get(usize::from(position)).ok_or(Errno::IO)?;
         let name = entry.name.get();
         let attr = dir.stat(name)?;
-        if mark::is_whiteout(&attr) {
+        if dir.lower().is_whiteout(&attr) {
             return Ok(None);
         }
         if attr.kind == Kind::Directory {
             let lowers = self.lower_parts(state, entry, &attr)?;
-            let number = self.inos.number(attr.dev, attr.ino);
             let dir = DirState {
                 lowers,
                 ..DirState::default()
             };
+            let attr = match dir.shown_lower() {
+                Some(shown) if dir.lowers[0].is_implied() => shown.stat_self()?,
+                _ => attr,
+            };
+            let number = self.inos.number(attr.dev, attr.ino);
             return Ok(Some(Resolved::directory(number, attr, dir)));
         }
         if attr.size == 0 && attr.kind == Kind::File && dir.marks_self()?.xattr_whiteouts {
@@ -319,14 +323,6 @@ impl Overlay {
             None => self.lower_parts(state, entry, &attr)?,
         };
         // A merged directory keeps the number it has without its upper part.
-        let own = match lowers.first() {
-            Some(lower) => lower.stat_self()?,
-            None => attr,
-        };
-        let number = self.inos.number(own.dev, own.ino);
-        if !lowers.is_empty() {
-            attr.nlink = 1;
-        }
         let dir = DirState {
             in_upper: true,
             lowers,
@@ -335,6 +331,14 @@ impl Overlay {
             default_acl: marks.default_acl,
             ..DirState::default()
         };
+        let own = match dir.shown_lower() {
+            Some(lower) => lower.stat_self()?,
+            None => attr,
+        };
+        let number = self.inos.number(own.dev, own.ino);
+        if !dir.lowers.is_empty() {
+            attr.nlink = 1;
+        }
         Ok(Resolved {
             redirect: marks.redirect,
             ..Resolved::directory(number, attr, dir)
@@ -351,13 +355,13 @@ impl Overlay {
             };
             let top = entry.source == Source::Lower(u16::try_from(position).unwrap_or(u16::MAX));
             // Only a layer that is not a private clone can have another filesystem mounted inside it.
-            let own = if top || dir.lower().private {
+            let own = if top || dir.lower().is_private() {
                 *attr
             } else {
                 dir.stat(entry.name.get())?
             };
             let sealed = Attr {
-                mount_root: own.mount_root && !dir.lower().private,
+                mount_root: own.mount_root && !dir.lower().is_private(),
                 ..own
             };
             lowers.push(dir.child(entry.name.clone(), &sealed));
@@ -455,7 +459,7 @@ impl Overlay {
     /// The file that holds the data of `file`: itself, unless it is a metacopy of one further down.
     pub(super) fn data_of(&self, file: &LowerFile, attr: &Attr) -> Result<LowerFile> {
         let below = file.dir.lower().position + 1;
-        if attr.size == 0 || below == self.stack.lowers.len() {
+        if attr.size == 0 || below == self.stack.lowers.len() || file.is_archived() {
             return Ok(file.clone());
         }
         let marks = file.marks()?;

@@ -181,6 +181,13 @@ impl DirState {
     pub fn sources(&self) -> usize {
         usize::from(self.in_upper) + self.lowers.len()
     }
+
+    /// The lower directory whose attributes are shown where there is no upper one: the topmost that is in its layer
+    /// itself, not only something below it.
+    pub fn shown_lower(&self) -> Option<&Arc<LowerDir>> {
+        let own = self.lowers.iter().find(|dir| !dir.is_implied());
+        own.or(self.lowers.first())
+    }
 }
 
 impl Node {

@@ -11,7 +11,9 @@ use super::Overlay;
 use super::copy_up::Data;
 use super::node::{Node, Real};
 use super::place::{Held, Place};
+use crate::layer::archive::Archived;
 use crate::layer::attr::Kind;
+use crate::layer::content::Content;
 use crate::layer::io;
 use crate::layer::upper::Upper;
 
@@ -28,15 +30,13 @@ impl Overlay {
     /// Reads into `buffer` from `offset`; shorter only at the end of the file.
     pub fn read(&self, ino: u64, offset: u64, buffer: &mut [u8]) -> Result<usize> {
         let node = self.node(ino)?;
-        let fd = self.file(&node, false)?;
-        let count = io::read_at(fd.as_fd(), buffer, offset)?;
-        Ok(count)
+        self.content(&node)?.read_at(buffer, offset)
     }
 
     /// As [`Overlay::read`], but `None` if that would have to wait for the disk.
     pub fn read_cached(&self, ino: u64, offset: u64, buffer: &mut [u8]) -> Result<Option<usize>> {
         let node = self.node(ino)?;
-        let fd = self.file(&node, false)?;
+        let content = self.content(&node)?;
         let size = {
             let state = node.state();
             if state.fresh {
@@ -45,7 +45,7 @@ impl Overlay {
                 u64::MAX
             }
         };
-        io::read_cached_at(fd.as_fd(), buffer, offset, size)
+        content.read_cached_at(buffer, offset, size)
     }
 
     /// Writes `data` at `offset`. `clear_suid`: the caller may not keep suid and sgid.
@@ -74,16 +74,16 @@ impl Overlay {
     /// lseek(2) with `SEEK_DATA` (`data`) or `SEEK_HOLE`.
     pub fn seek(&self, ino: u64, offset: u64, data: bool) -> Result<u64> {
         let node = self.node(ino)?;
-        io::seek(self.file(&node, false)?.as_fd(), offset, data)
+        self.content(&node)?.seek(offset, data)
     }
 
     /// `copy_file_range(2)` between two files of the mount.
     pub fn copy_range(&self, from: (u64, u64), to: (u64, u64), length: usize) -> Result<usize> {
         let (source, target) = (self.node(from.0)?, self.node(to.0)?);
         self.copy_up(&target, Data::All)?;
-        let input = self.file(&source, false)?;
+        let input = self.content(&source)?;
         let output = self.file(&target, true)?;
-        let copied = io::copy_range((input.as_fd(), from.1), (output.as_fd(), to.1), length);
+        let copied = input.copy_range(from.1, (output.as_fd(), to.1), length);
         target.stale();
         match copied {
             // Between two filesystems the client copies by reading and writing.
@@ -116,6 +116,32 @@ impl Overlay {
         upper.sync(&*self.file(&node, false)?, data_only)
     }
 
+    /// The content of a file, for reading.
+    fn content(&self, node: &Arc<Node>) -> Result<Content> {
+        let _names = self.names.read();
+        match self.archived(node)? {
+            Some(content) => Ok(Content::Archived(content)),
+            None => self.file_locked(node, false).map(Content::File),
+        }
+    }
+
+    /// The content if it is in an archive, which needs no descriptor of its own. The caller holds `names`.
+    fn archived(&self, node: &Arc<Node>) -> Result<Option<Archived>> {
+        if !self.stack.has_archives || node.kind != Kind::File {
+            return Ok(None);
+        }
+        let (file, attr) = {
+            let state = node.state();
+            let file = match (&state.io, &state.data, &state.real) {
+                (None, Some(data), _) => (**data).clone(),
+                (None, None, Real::Lower(file)) => file.clone(),
+                _ => return Ok(None),
+            };
+            (file, state.attr)
+        };
+        self.data_of(&file, &attr)?.archived()
+    }
+
     /// Copies up a file with its data.
     pub fn copy_up_data(&self, ino: u64) -> Result<()> {
         self.copy_up(&self.node(ino)?, Data::All)
@@ -134,6 +160,10 @@ impl Overlay {
         };
         let fixed = self.is_read_only() || (lowers && links == 1 && !write);
         if lower && !fixed {
+            return Ok(None);
+        }
+        if self.archived(&node)?.is_some() {
+            // The kernel reads whole files only, not parts of a tar.
             return Ok(None);
         }
         let file = self.file_locked(&node, write)?;

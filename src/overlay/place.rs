@@ -1,5 +1,6 @@
 //! From a node to the object on disk.
 
+use std::ffi::CStr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
@@ -55,12 +56,30 @@ impl Place {
         matches!(self, Self::LowerDir(dir) if dir.is_sealed())
     }
 
-    /// Acts on the object, reading.
-    pub fn read<T>(&self, act: impl FnOnce(At<'_>) -> Result<T>) -> Result<T> {
+    /// An xattr, by its name on disk.
+    pub fn xattr(&self, attr: &CStr) -> Result<Option<Vec<u8>>> {
         match self {
-            Self::Lower(file) => file.read(act),
-            Self::LowerDir(dir) => dir.read_self(act),
-            Self::Upper(held) => act(held.read()),
+            Self::Lower(file) => file.xattr(attr),
+            Self::LowerDir(dir) => dir.xattr_self(attr),
+            Self::Upper(held) => held.read().xattr(attr),
+        }
+    }
+
+    /// Names on disk of all xattrs, each ended by NUL.
+    pub fn xattr_names(&self) -> Result<Vec<u8>> {
+        match self {
+            Self::Lower(file) => file.xattr_names(),
+            Self::LowerDir(dir) => dir.xattr_names_self(),
+            Self::Upper(held) => held.read().xattr_names(),
+        }
+    }
+
+    /// Target of a symlink.
+    pub fn link_target(&self) -> Result<Vec<u8>> {
+        match self {
+            Self::Lower(file) => file.link_target(),
+            Self::LowerDir(_) => Err(Errno::INVAL),
+            Self::Upper(held) => held.read().read_link(),
         }
     }
 }
@@ -142,7 +161,7 @@ impl Overlay {
         if let Some(dir) = &node.dir {
             let state = dir.state.lock();
             if !state.in_upper {
-                let lower = state.lowers.first().cloned().ok_or(Errno::NOENT)?;
+                let lower = state.shown_lower().cloned().ok_or(Errno::NOENT)?;
                 return Ok(Place::LowerDir(lower));
             }
             drop(state);

@@ -12,7 +12,7 @@ use super::index::{Entry, Index, Parts, Source};
 use super::node::{DirState, Node, ROOT};
 use super::{Found, Overlay};
 use crate::layer::at::At;
-use crate::layer::attr::{Attr, Kind};
+use crate::layer::attr::Kind;
 use crate::layer::lower::{Listed, LowerDir};
 use crate::layer::mark::{self, AufsName};
 use crate::layer::name::{Name, OwnedName};
@@ -159,7 +159,8 @@ impl Overlay {
             let fd = self.upper_dir(node)?;
             let upper = self.upper()?;
             let mut raw = RawListing::read(&mut |each| upper.list(fd.as_fd(), each), |name| {
-                At::Entry(fd.as_fd(), name).stat()
+                let attr = At::Entry(fd.as_fd(), name).stat()?;
+                Ok((attr.kind, mark::is_whiteout(&attr)))
             })?;
             if upper.marks(At::Pinned(fd.as_fd()))?.xattr_whiteouts {
                 raw.find_xattr_whiteouts(|name| upper.is_whiteout(fd.as_fd(), name))?;
@@ -199,7 +200,10 @@ impl Overlay {
 }
 
 fn list_lower(dir: &Arc<LowerDir>) -> Result<RawListing> {
-    RawListing::read(&mut |each| dir.list(each), |name| dir.stat(name))
+    RawListing::read(&mut |each| dir.list(each), |name| {
+        let attr = dir.stat(name)?;
+        Ok((attr.kind, dir.lower().is_whiteout(&attr)))
+    })
 }
 
 /// What one layer has in a directory, marks told apart from names.
@@ -215,8 +219,11 @@ struct RawListing {
 type Lister<'a> = dyn FnMut(&mut dyn FnMut(Listed<'_>) -> Result<()>) -> Result<()> + 'a;
 
 impl RawListing {
-    /// Reads a listing; `look` is asked about names whose type does not tell whether they are whiteouts.
-    fn read(list: &mut Lister<'_>, look: impl Fn(Name<'_>) -> Result<Attr>) -> Result<Self> {
+    /// Reads a listing; `look` is asked for the kind of names whose type does not tell whether they are whiteouts.
+    fn read(
+        list: &mut Lister<'_>,
+        look: impl Fn(Name<'_>) -> Result<(Kind, bool)>,
+    ) -> Result<Self> {
         let mut raw = Self::default();
         list(&mut |listed| {
             match mark::aufs_name(listed.name) {
@@ -228,7 +235,7 @@ impl RawListing {
                     let (kind, whiteout) = match listed.kind {
                         Some(kind) if kind != Kind::CharDevice => (kind, false),
                         _ => match look(name) {
-                            Ok(attr) => (attr.kind, mark::is_whiteout(&attr)),
+                            Ok(found) => found,
                             Err(Errno::NOENT) => return Ok(()),
                             Err(error) => return Err(error),
                         },

@@ -30,7 +30,7 @@ impl Overlay {
             other => other?,
         };
         let _names = self.names.read();
-        let value = self.place(&node)?.read(|at| at.xattr(&on_disk))?;
+        let value = self.place(&node)?.xattr(&on_disk)?;
         if name == CAPABILITY && value.is_none() {
             node.state().no_caps = true;
         }
@@ -49,7 +49,7 @@ impl Overlay {
         if place.is_sealed() {
             return Ok(Vec::new());
         }
-        let names = place.read(|at| at.xattr_names())?;
+        let names = place.xattr_names()?;
         let mut visible = Vec::with_capacity(names.len());
         for name in split_names(&names) {
             let forbidden = caller.uid != 0 && name.starts_with(b"trusted.");
@@ -94,7 +94,7 @@ impl Overlay {
         {
             // What is not there need not be copied up to be removed.
             let _names = self.names.read();
-            let present = self.place(&node)?.read(|at| at.xattr(&on_disk))?;
+            let present = self.place(&node)?.xattr(&on_disk)?;
             if present.is_none() {
                 return Err(Errno::NODATA);
             }
@@ -131,7 +131,7 @@ impl Overlay {
     pub(super) fn override_of(place: &Place) -> Option<&'static CStr> {
         match place {
             Place::Lower(file) => file.override_name(),
-            Place::LowerDir(dir) => dir.lower().override_name,
+            Place::LowerDir(dir) => dir.lower().override_name(),
             Place::Upper(_) => None,
         }
     }

@@ -9,11 +9,15 @@ use tempfile::TempDir;
 
 use super::disk::{build, fingerprint};
 use super::mounted::{Mounted, Stack};
-use super::run::{Backend, backend, base_dir};
+use super::run::{Backend, archived_lowers, backend, base_dir};
 use super::tree::parse;
 
 /// Layers to be made, topmost first, and how to mount them.
 #[derive(Debug, Default)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "independent switches of a test"
+)]
 pub struct Fixture {
     lowers: Vec<Lower>,
     upper: String,
@@ -24,6 +28,7 @@ pub struct Fixture {
     lowers_change: bool,
     tracing: Option<String>,
     mount_at: Option<String>,
+    archived: bool,
 }
 
 #[derive(Debug)]
@@ -110,6 +115,12 @@ impl Fixture {
         self
     }
 
+    /// Gives the lowers to plyfs as tars ([`archive`](super::archive)), not as directories.
+    pub fn archived(mut self) -> Self {
+        self.archived = true;
+        self
+    }
+
     /// Makes the layers and mounts them.
     pub fn mount(self) -> Mounted {
         self.try_mount()
@@ -155,6 +166,7 @@ impl Fixture {
             merged,
             options: self.options,
             tracing: self.tracing,
+            archived: self.archived || archived_lowers(),
         };
         Mounted::new(stack, mounts, fingerprints, check_by_kernel)
     }

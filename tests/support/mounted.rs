@@ -17,6 +17,7 @@ use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use tempfile::TempDir;
 
+use super::archive::archive;
 use super::disk::{View, fingerprint, read};
 use super::fixture::SideMount;
 use super::run::{Backend, Privilege, backend, extra_options, is_root, privilege};
@@ -27,6 +28,8 @@ use super::tree::{Entry, compare, parse};
 pub struct Stack {
     pub base: TempDir,
     pub lowers: Vec<PathBuf>,
+    /// The lowers are given as tars.
+    pub archived: bool,
     pub upper: Option<PathBuf>,
     pub work: PathBuf,
     pub merged: PathBuf,
@@ -84,12 +87,15 @@ impl Mounted {
 
     /// The options that name the layers: `lowerdir=...`, `upperdir=...`, `workdir=...`.
     fn layer_options(&self) -> Vec<String> {
-        let lowers: Vec<_> = self
-            .stack
-            .lowers
-            .iter()
-            .map(|l| l.to_str().unwrap())
-            .collect();
+        let base = self.stack.base.path();
+        let lowers = self.stack.lowers.iter().enumerate().map(|(number, dir)| {
+            if self.stack.archived {
+                archive(dir, &base.join(format!("l{number}.tar")))
+            } else {
+                dir.clone()
+            }
+        });
+        let lowers: Vec<_> = lowers.map(|l| l.to_str().unwrap().to_owned()).collect();
         let mut options = vec![format!("lowerdir={}", lowers.join(":"))];
         if let Some(upper) = &self.stack.upper {
             options.push(format!("upperdir={}", upper.display()));

@@ -57,6 +57,16 @@ pub fn is_kernel() -> bool {
     backend() == Backend::Kernel
 }
 
+/// All lowers are given to plyfs as tars (`PLYFS_TEST_LOWERS=tar`), so that the suites for directories show what is
+/// different.
+pub fn archived_lowers() -> bool {
+    match env::var("PLYFS_TEST_LOWERS").as_deref() {
+        Err(_) | Ok("dir") => false,
+        Ok("tar") => true,
+        Ok(other) => panic!("PLYFS_TEST_LOWERS={other}: say dir or tar"),
+    }
+}
+
 /// The caller's own ids, for `owner=` in expectations.
 pub fn own_ids() -> (u32, u32) {
     (getuid().as_raw(), getgid().as_raw())

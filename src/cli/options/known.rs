@@ -47,6 +47,10 @@ pub(in crate::cli) const EFFECTIVE: &[(&str, &str)] = &[
         "owner ids on disk to ids in the mount; more with ':'",
     ),
     ("gidmapping=HOST:INSIDE:LEN", "the same for groups"),
+    (
+        "owner=me|image",
+        "files of tar layers belong to who mounts, or to whom the tar says [image for root, else me]",
+    ),
     ("squash_to_root", "every file belongs to root"),
     ("squash_to_uid=UID", "every file belongs to this user"),
     ("squash_to_gid=GID", "every file belongs to this group"),
@@ -200,6 +204,8 @@ pub(super) fn has_no_effect(option: &Opt) -> Known {
         return Ok(false);
     };
     match takes {
+        // The bare word is mount(8)'s, a different thing.
+        Takes::Nothing if name == "owner" && option.has_value() => return Ok(false),
         Takes::Nothing => option.flag()?,
         Takes::Number => drop(option.number::<u32>()?),
         Takes::Anything => {}

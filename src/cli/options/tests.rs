@@ -1,10 +1,11 @@
 use std::ffi::OsStr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use super::known::{self, EFFECTIVE};
 use super::*;
 use crate::cli::exit::Exit;
+use crate::layer::stack::LayerSource;
 
 const USER: Defaults = Defaults {
     root: false,
@@ -39,14 +40,15 @@ fn refused(options: &str) -> String {
     failure.sentence
 }
 
+fn paths(stack: &StackConfig) -> Vec<&Path> {
+    stack.lowers.iter().map(LayerSource::path).collect()
+}
+
 #[test]
 fn the_overlay_spelling_gives_layers_upper_and_workdir() {
     let draft = draft("lowerdir=/top:/below,upperdir=/u,workdir=/w").unwrap();
     let stack = draft.finish(USER).unwrap().stack;
-    assert_eq!(
-        stack.lowers,
-        [PathBuf::from("/top"), PathBuf::from("/below")]
-    );
+    assert_eq!(paths(&stack), [Path::new("/top"), Path::new("/below")]);
     let upper = stack.upper.unwrap();
     assert_eq!((upper.upper, upper.work), ("/u".into(), "/w".into()));
 }
@@ -57,7 +59,7 @@ fn the_words_podman_and_buildah_send_are_understood() {
                    gidmapping=0:1000:1:1:100000:65536,xattr_permissions=2,volatile,\
                    context=\"system_u:object_r:container_file_t:s0:c1,c2\",nodev,fsync=0";
     let options = draft(options).unwrap().finish(USER).unwrap();
-    assert_eq!(options.stack.lowers, [Path::new("l/A"), Path::new("l/B")]);
+    assert_eq!(paths(&options.stack), [Path::new("l/A"), Path::new("l/B")]);
     assert_eq!(options.stack.override_stat, OverrideStat::Containers);
     assert_eq!(options.stack.durability, Durability::Volatile);
     assert_eq!(
@@ -183,8 +185,16 @@ fn layers_of_both_spellings_stack_in_the_order_given() {
     draft.lower("/1".into());
     draft.options(OsStr::new("lowerdir=/2:/3")).unwrap();
     draft.lower("/4".into());
-    let lowers = draft.finish(USER).unwrap().stack.lowers;
-    assert_eq!(lowers, ["/1", "/2", "/3", "/4"].map(PathBuf::from));
+    let stack = draft.finish(USER).unwrap().stack;
+    assert_eq!(paths(&stack), ["/1", "/2", "/3", "/4"].map(Path::new));
+}
+
+#[test]
+fn the_owner_of_files_in_tars_can_be_chosen() {
+    assert_eq!(parsed("owner=me").stack.owner, Owner::Me);
+    assert_eq!(parsed("owner=image").stack.owner, Owner::Image);
+    assert_eq!(parsed("ro").stack.owner, Owner::Auto);
+    assert!(draft("owner=you").is_err());
 }
 
 #[test]

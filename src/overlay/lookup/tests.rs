@@ -17,7 +17,7 @@ fn overlay(base: &Path) -> Overlay {
     fs::write(base.join("lower/one"), "data").unwrap();
     fs::hard_link(base.join("lower/one"), base.join("lower/two")).unwrap();
     let config = StackConfig {
-        lowers: vec![base.join("lower")],
+        lowers: vec![base.join("lower").into()],
         upper: Some(UpperConfig {
             upper: base.join("upper"),
             work: base.join("work"),
