@@ -12,6 +12,7 @@ mod cli;
 mod crash;
 mod faults;
 mod hostile;
+mod image;
 mod model;
 mod posix;
 mod support;
