@@ -132,7 +132,7 @@ impl Overlay {
         }
         let (file, attr) = {
             let state = node.state();
-            let file = match (&state.io, &state.data, &state.real) {
+            let file = match (state.open_file(), &state.data, &state.real) {
                 (None, Some(data), _) => (**data).clone(),
                 (None, None, Real::Lower(file)) => file.clone(),
                 _ => return Ok(None),

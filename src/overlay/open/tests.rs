@@ -22,7 +22,7 @@ fn a_file_opened_while_it_is_copied_up_is_not_read_after_that() {
         fs::write(base.path().join(format!("lower/f{round}")), "old").unwrap();
     }
     let config = StackConfig {
-        lowers: vec![base.path().join("lower")],
+        lowers: vec![base.path().join("lower").into()],
         upper: Some(UpperConfig {
             upper: base.path().join("upper"),
             work: base.path().join("work"),
