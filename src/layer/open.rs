@@ -11,7 +11,6 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use rustix::fs::{FlockOperation, Mode, OFlags, XattrFlags};
 use rustix::io::Errno;
-use rustix::mount::OpenTreeFlags;
 
 use super::archive;
 use super::at::{At, UpperAt};
@@ -30,6 +29,10 @@ use super::sys;
 use super::upper::{Upper, WhiteoutForm};
 use super::workdir::{INDEX, VOLATILE, WORK, Workdir};
 
+mod private;
+
+use private::Clones;
+
 type Result<T> = std::result::Result<T, SetupError>;
 
 /// How long to wait for the daemon of a mount that has just ended.
@@ -46,8 +49,14 @@ pub(super) fn open(config: &StackConfig) -> Result<Stack> {
     }
     let fds = Arc::new(Fds::new(raise_descriptor_limit()));
     let mut lowers = Vec::with_capacity(config.lowers.len());
+    let mut opener = Opener {
+        config,
+        fds: &fds,
+        prefix: own_prefix(config.xattrs),
+        clones: Clones::default(),
+    };
     for (position, source) in config.lowers.iter().enumerate() {
-        lowers.push(Arc::new(open_lower(position, source, config, &fds)?));
+        lowers.push(Arc::new(opener.open(position, source)?));
     }
     let upper = match &config.upper {
         Some(upper) => Some(open_upper(upper, config, &lowers, &fds)?),
@@ -103,60 +112,50 @@ fn open_given(what: &str, path: &Path, cause: Cause) -> Result<(PathBuf, OwnedFd
     Ok((absolute, fd, attr))
 }
 
-fn open_lower(
-    position: usize,
-    source: &LayerSource,
-    config: &StackConfig,
-    fds: &Arc<Fds>,
-) -> Result<Lower> {
-    match source {
-        LayerSource::Path(path) if path.is_file() => {
-            archive::open(position, path, None, config.owner)
+/// What all lowers are opened with.
+struct Opener<'a> {
+    config: &'a StackConfig,
+    fds: &'a Arc<Fds>,
+    prefix: Prefix,
+    clones: Clones,
+}
+
+impl Opener<'_> {
+    fn open(&mut self, position: usize, source: &LayerSource) -> Result<Lower> {
+        let owner = self.config.owner;
+        match source {
+            LayerSource::Path(path) if path.is_file() => archive::open(position, path, None, owner),
+            LayerSource::Path(path) => self.open_tree(position, path),
+            LayerSource::Archive {
+                tar,
+                index,
+                beneath,
+            } => archive::open(position, tar, Some((index, beneath.as_ref())), owner),
         }
-        LayerSource::Path(path) => open_tree(position, path, config, fds),
-        LayerSource::Archive {
-            tar,
-            index,
-            beneath,
-        } => archive::open(position, tar, Some((index, beneath.as_ref())), config.owner),
     }
-}
 
-fn open_tree(position: usize, given: &Path, config: &StackConfig, fds: &Arc<Fds>) -> Result<Lower> {
-    let (path, fd, attr) = open_given("lower layer", given, Cause::Lower)?;
-    let handles = handle_space(fd.as_fd());
-    let override_name = find_override(fd.as_fd(), config.override_stat);
-    let clone = private_clone(fd.as_fd());
-    let private = clone.is_some();
-    let root = clone.unwrap_or(fd);
-    let tree = Tree {
-        override_name,
-        prefix: own_prefix(config.xattrs),
-        covered: OnceLock::new(),
-        private,
-        root,
-        fds: Arc::clone(fds),
-    };
-    Ok(Lower {
-        position,
-        path,
-        dev: attr.dev,
-        handles,
-        medium: Medium::Directory(tree),
-    })
-}
-
-/// A detached read-only clone of the mount `fd` is in, from `fd` down: what is mounted over or inside the layer,
-/// now or later, is not part of it. Needs `CAP_SYS_ADMIN` over the mount namespace.
-fn private_clone(fd: BorrowedFd<'_>) -> Option<OwnedFd> {
-    let flags = OpenTreeFlags::OPEN_TREE_CLONE
-        | OpenTreeFlags::OPEN_TREE_CLOEXEC
-        | OpenTreeFlags::AT_EMPTY_PATH;
-    let tree = rustix::mount::open_tree(fd, c"", flags).ok()?;
-    sys::make_read_only(&tree).ok()?;
-    // The clone's descriptor is O_PATH; layers are listed through readable ones.
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    rustix::fs::openat(&tree, c".", flags, Mode::empty()).ok()
+    fn open_tree(&mut self, position: usize, given: &Path) -> Result<Lower> {
+        let (path, fd, attr) = open_given("lower layer", given, Cause::Lower)?;
+        let handles = handle_space(fd.as_fd());
+        let override_name = find_override(fd.as_fd(), self.config.override_stat);
+        let clone = self.clones.open(&path, &attr);
+        let private = clone.is_some();
+        let tree = Tree {
+            override_name,
+            prefix: self.prefix,
+            covered: OnceLock::new(),
+            private,
+            root: clone.unwrap_or(fd),
+            fds: Arc::clone(self.fds),
+        };
+        Ok(Lower {
+            position,
+            path,
+            dev: attr.dev,
+            handles,
+            medium: Medium::Directory(tree),
+        })
+    }
 }
 
 fn handle_space(root: BorrowedFd<'_>) -> Option<HandleSpace> {
