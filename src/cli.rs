@@ -54,7 +54,7 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    Mount(MountArgs),
+    Mount(Box<MountArgs>),
     /// Unmount, and wait until the upper can be used again
     Umount {
         /// Where it is mounted
@@ -313,7 +313,9 @@ impl MountArgs {
                 draft.options(OsStr::new(option))?;
             }
         }
-        draft.owner(self.image.owner.unwrap_or_default());
+        if let Some(owner) = &self.image.owner {
+            draft.options(OsStr::new(&format!("owner={owner}")))?;
+        }
         let store = match &self.places[..] {
             [mountpoint] if draft.has_lowers() => {
                 draft.mountpoint = Some(mountpoint.into());

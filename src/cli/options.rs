@@ -119,11 +119,6 @@ impl Draft {
         !self.stack.lowers.is_empty()
     }
 
-    /// As whose the files of archives are shown.
-    pub(super) fn owner(&mut self, owner: Owner) {
-        self.stack.owner = owner;
-    }
-
     /// Adds one layer below those given so far.
     pub(super) fn lower(&mut self, path: PathBuf) {
         self.stack.lowers.push(path.into());

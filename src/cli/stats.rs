@@ -199,7 +199,7 @@ mod tests {
         assert_eq!(
             text,
             "NAME    VALUE\nuptime  5\n\n\
-             CACHE:\nNAME   VALUE\nkind   lru\nnodes  7\n\n\
+             CACHE:\nNAME   VALUE\nnodes  7\nkind   lru\n\n\
              REQUESTS  COUNT  P50_US\nlookup    3      1.5\nread      4      -\n"
         );
     }
@@ -216,7 +216,7 @@ mod tests {
         assert_eq!(
             text,
             "NAME   VALUE  PER SECOND\nbytes  300    100.0\n\n\
-             REQUESTS  COUNT  PER SECOND\nnew       1      -\nread      15     2.5\n"
+             REQUESTS  COUNT  PER SECOND\nread      15     2.5\nnew       1      -\n"
         );
     }
 }

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use serde_json::Value;
 
 use super::{
-    Entry, File, IN_USE, Place, USAGE, assert_contains, docker_archive, layer, sentence, tar, text,
+    File, IN_USE, Place, USAGE, assert_contains, docker_archive, layer, sentence, tar, text,
 };
 
 /// A place with the image `app:1` of three layers, each with a file of its own and `f`.
@@ -214,7 +214,7 @@ fn files_are_the_callers_or_the_images_as_asked() {
         .command(["mount", "--owner", "you", "./app.tar", "m"])
         .output()
         .unwrap();
-    assert_contains(&sentence(&output, USAGE), "say me or image");
+    assert_contains(&sentence(&output, USAGE), "owner");
 }
 
 #[test]

@@ -16,7 +16,7 @@ use crate::cli::exit::{Exit, Failure, why};
 use crate::cli::options::MountOptions;
 use crate::image::digest::{Digest, ManifestDigest};
 use crate::image::store::{Hold, MountRecord, Store};
-use crate::layer::stack::{LayerSource, Owner, UpperConfig};
+use crate::layer::stack::{LayerSource, UpperConfig};
 
 /// Arguments of `mount` that are about images.
 #[derive(Debug, Default, Args)]
@@ -36,22 +36,14 @@ pub(in crate::cli) struct ImageArgs {
     #[arg(long, value_name = "N")]
     layer: Option<usize>,
     /// As whose the files of archives and images are shown: me, or image [image for root, else me]
-    #[arg(long, value_name = "WHO", value_parser = owner)]
-    pub(in crate::cli) owner: Option<Owner>,
+    #[arg(long, value_name = "WHO")]
+    pub(in crate::cli) owner: Option<String>,
     /// The image that the process in front found: `MANIFEST~N`.
     #[arg(long, hide = true)]
     found: Option<String>,
     /// Where the process in front decided to mount, in a directory made for that.
     #[arg(long, hide = true)]
     chosen: Option<PathBuf>,
-}
-
-fn owner(text: &str) -> Result<Owner, String> {
-    match text {
-        "me" => Ok(Owner::Me),
-        "image" => Ok(Owner::Image),
-        _ => Err("say me or image".to_owned()),
-    }
 }
 
 /// The image of a mount.
