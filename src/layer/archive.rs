@@ -15,6 +15,7 @@
 //! - Hard links may lead to an entry further down and through each other, within this tar.
 //! - A device 0:0 is a device.
 
+mod beneath;
 mod build;
 mod content;
 mod error;
@@ -47,7 +48,7 @@ use super::error::{Cause, SetupError};
 use super::handle::HandleSpace;
 use super::lower::{Listed, Lower, Medium};
 use super::mark::{self, Marks};
-use super::stack::Owner;
+use super::stack::{Beneath, Owner};
 
 /// Number of the root directory in every index.
 pub const ROOT: u32 = 0;
@@ -245,7 +246,7 @@ impl Archive {
 pub(super) fn open(
     position: usize,
     given: &Path,
-    index: Option<&Path>,
+    index: Option<(&Path, Option<&Beneath>)>,
     owner: Owner,
 ) -> std::result::Result<Lower, SetupError> {
     let fail = |path: &Path, problem: &dyn std::fmt::Display, hint: &str| {
@@ -260,7 +261,12 @@ pub(super) fn open(
     let tar = File::open(&path).map_err(|error| system(&error))?;
     let length = tar.metadata().map_err(|error| system(&error))?.len();
     let index = match index {
-        Some(index) => Index::open(index).map_err(|error| fail(index, &error, ""))?,
+        Some((index, beneath)) => Index::open(index)
+            .and_then(|whole| match beneath {
+                Some(at) => Index::from_bytes(whole.beneath(at)),
+                None => Ok(whole),
+            })
+            .map_err(|error| fail(index, &error, ""))?,
         None => build_index(&tar).map_err(|error| match error.problem {
             Problem::Compressed(_) => {
                 fail(&path, &error, ": give it to 'plyfs load', or unpack it")

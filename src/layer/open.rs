@@ -114,9 +114,11 @@ fn open_lower(
             archive::open(position, path, None, config.owner)
         }
         LayerSource::Path(path) => open_tree(position, path, config, fds),
-        LayerSource::Archive { tar, index } => {
-            archive::open(position, tar, Some(index), config.owner)
-        }
+        LayerSource::Archive {
+            tar,
+            index,
+            beneath,
+        } => archive::open(position, tar, Some((index, beneath.as_ref())), config.owner),
     }
 }
 

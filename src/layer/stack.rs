@@ -99,7 +99,20 @@ pub enum LayerSource {
         tar: PathBuf,
         /// Made by [`Indexer`](super::archive::Indexer) from exactly this tar.
         index: PathBuf,
+        /// Where in the layer the tree of the tar is; its root if nothing is said.
+        beneath: Option<Beneath>,
     },
+}
+
+/// A directory two levels down, with nothing beside it.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Beneath {
+    /// The directory in the root.
+    pub parent: String,
+    /// The directory in that one.
+    pub name: String,
+    /// Layers below have nothing more at `parent`.
+    pub hides: bool,
 }
 
 impl LayerSource {

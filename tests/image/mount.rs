@@ -135,6 +135,40 @@ fn lower_states_and_single_layers_can_be_mounted() {
 }
 
 #[test]
+fn single_layers_are_shown_beside_the_merged_tree_and_what_the_image_has_there_is_hidden() {
+    let place = Place::new();
+    let base = tar(&[
+        File("f", b"1"),
+        File("gone", b"x"),
+        File(".layers/own", b"x"),
+    ]);
+    let top = tar(&[File("f", b"2"), File(".wh.gone", b""), File("d/deep", b"y")]);
+    place.write("app.tar", docker_archive("app:1", &[&base, &top]));
+    place.done(&["mount", "--layers", "./app.tar", "m"]);
+    let list = |dir: &str| {
+        let entries = fs::read_dir(place.path("m").join(dir)).unwrap();
+        let mut names: Vec<_> = entries
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        names.sort();
+        names
+    };
+    let read = |file: &str| fs::read_to_string(place.path("m").join(file)).unwrap();
+    assert_eq!(list(""), [".layers", "d", "f"]);
+    assert_eq!(list(".layers"), ["1", "2"]);
+    assert_eq!(list(".layers/1"), [".layers", "f", "gone"]);
+    assert_eq!(list(".layers/2"), ["d", "f"]);
+    assert_eq!(
+        (read("f"), read(".layers/1/f"), read(".layers/2/f")),
+        ("2".into(), "1".into(), "2".into())
+    );
+    assert_eq!(read(".layers/2/d/deep"), "y");
+    assert_eq!(read(".layers/1/.layers/own"), "x");
+    place.done(&["umount", "m"]);
+    place.fails(USAGE, &["mount", "--layers", "--rw", "./app.tar", "m"]);
+}
+
+#[test]
 fn without_a_mountpoint_one_is_chosen_printed_and_removed_afterwards() {
     let place = loaded();
     let printed = place.done(&["mount", "app:1"]);

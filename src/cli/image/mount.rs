@@ -16,7 +16,10 @@ use crate::cli::exit::{Exit, Failure, why};
 use crate::cli::options::MountOptions;
 use crate::image::digest::{Digest, ManifestDigest};
 use crate::image::store::{Hold, MountRecord, Store};
-use crate::layer::stack::{LayerSource, UpperConfig};
+use crate::layer::stack::{Beneath, LayerSource, UpperConfig};
+
+/// The directory with the single layers.
+const LAYERS: &str = ".layers";
 
 /// Arguments of `mount` that are about images.
 #[derive(Debug, Default, Args)]
@@ -35,6 +38,9 @@ pub(in crate::cli) struct ImageArgs {
     /// Only layer N of the image; 1 is the base
     #[arg(long, value_name = "N")]
     layer: Option<usize>,
+    /// Show each layer of the image by itself too, as .layers/1 (the base), .layers/2, ...
+    #[arg(long, conflicts_with_all = ["rw", "ephemeral", "upper", "work"])]
+    layers: bool,
     /// As whose the files of archives and images are shown: me, or image [image for root, else me]
     #[arg(long, value_name = "WHO")]
     pub(in crate::cli) owner: Option<String>,
@@ -96,14 +102,18 @@ pub(in crate::cli) fn find(
         None => args.read.resolve(&store, text)?,
     };
     let (first, last) = range(args, image.layers.len())?;
-    let layers = image.layers[first..last].iter().rev().map(|layer| {
-        let files = store.layer(layer.diff_id)?;
+    let source = |number: usize, beneath: Option<Beneath>| {
+        let files = store.layer(image.layers[number].diff_id)?;
         Ok(LayerSource::Archive {
             tar: files.tar,
             index: files.index,
+            beneath,
         })
-    });
-    let layers = layers.collect::<Result<Vec<_>, Failure>>()?;
+    };
+    let apart = (first..last).rev().filter(|_| args.layers);
+    let apart = apart.map(|number| source(number, Some(by_itself(number, number == first))));
+    let merged = (first..last).rev().map(|number| source(number, None));
+    let layers = apart.chain(merged).collect::<Result<Vec<_>, Failure>>()?;
     if layers.is_empty() {
         return Err(Failure::new(
             Exit::Lower,
@@ -143,6 +153,16 @@ pub(in crate::cli) fn find(
         mountpoint,
         store,
     })
+}
+
+/// Where layer `number`, base 0, is shown by itself.
+fn by_itself(number: usize, lowest: bool) -> Beneath {
+    Beneath {
+        parent: LAYERS.to_owned(),
+        name: (number + 1).to_string(),
+        // What the image has under that name is not to be mixed with it.
+        hides: lowest,
+    }
 }
 
 /// Which of `count` layers are wanted: from, to.

@@ -216,7 +216,7 @@ fn write_inode(node: &Node, links: u32, out: &mut Vec<u8>) {
     }
 }
 
-fn write_header(out: &mut [u8], counts: [u32; 3], lengths: [u64; 2]) {
+pub(super) fn write_header(out: &mut [u8], counts: [u32; 3], lengths: [u64; 2]) {
     let body = Sha256::digest(&out[HEADER..]);
     let mut header = Vec::with_capacity(HEADER);
     header.extend_from_slice(MAGIC);

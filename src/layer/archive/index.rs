@@ -270,6 +270,11 @@ impl Index {
         self.names
     }
 
+    /// Number of extents of all sparse files.
+    pub(super) fn extents(&self) -> u32 {
+        self.extents
+    }
+
     /// What tells it from other indexes.
     pub fn id(&self) -> [u8; 16] {
         self.bytes[64..80].try_into().unwrap_or_default()
