@@ -1,11 +1,8 @@
 //! How the command ends: the documented exit codes, and the one sentence that goes with a failure.
 
 use std::fmt;
-use std::io;
 
-use rustix::io::Errno;
-
-use crate::layer;
+pub(super) use crate::image::error::why;
 use crate::layer::error::{Cause, SetupError};
 
 /// Exit codes. They are a contract with scripts: a number never changes its meaning.
@@ -104,11 +101,6 @@ pub(super) fn help() -> String {
     std::iter::once("Exit codes:\n".to_owned())
         .chain(lines)
         .collect()
-}
-
-/// The system's words for `error`, as they appear behind a colon.
-pub(super) fn why(error: &io::Error) -> String {
-    Errno::from_io_error(error).map_or_else(|| error.to_string(), layer::describe)
 }
 
 /// Why the command failed: printed as `plyfs: <sentence>`.

@@ -13,6 +13,7 @@ mod save;
 mod tag;
 mod template;
 mod units;
+mod uppers;
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -44,6 +45,7 @@ pub(super) enum Command {
     Tag(tag::TagArgs),
     Rmi(tag::RmiArgs),
     Save(save::SaveArgs),
+    Uppers(uppers::UppersArgs),
     Gc(cleanup::GcArgs),
     Fsck(cleanup::FsckArgs),
 }
@@ -60,6 +62,7 @@ impl Command {
             Self::Tag(args) => tag::tag(&args),
             Self::Rmi(args) => tag::remove(&args),
             Self::Save(args) => save::run(&args),
+            Self::Uppers(args) => uppers::run(&args),
             Self::Gc(args) => cleanup::gc(&args),
             Self::Fsck(args) => cleanup::fsck(&args),
         }
@@ -92,7 +95,7 @@ pub(super) struct ReadArgs {
     /// Of an image for several platforms, take this one [this machine's]
     #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
     platform: Option<String>,
-    /// Refuse what unpacks to more than this; K, M, G, T mean powers of 1024 [256G]
+    /// Refuse what unpacks to more than this; K, M, G, T mean powers of 1024; 256G otherwise
     #[arg(long, value_name = "SIZE", value_parser = units::parse_size)]
     max_size: Option<u64>,
 }

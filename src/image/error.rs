@@ -71,7 +71,12 @@ impl ImageError {
 }
 
 /// The system's words for `error`, as they appear behind a colon.
-pub(super) fn why(error: &io::Error) -> String {
+pub fn why(error: &io::Error) -> String {
+    // The crate tempfile wraps errors to add a path, which our sentences have already.
+    let wrapped = error.get_ref().and_then(|wrapper| wrapper.source());
+    let error = wrapped
+        .and_then(|inner| inner.downcast_ref())
+        .unwrap_or(error);
     Errno::from_io_error(error).map_or_else(|| error.to_string(), layer::describe)
 }
 

@@ -92,6 +92,20 @@ fn changes_under_rw_are_kept_and_found_again_by_the_images_name_or_ones_own() {
     // And keeps it.
     let error = place.fails(IN_USE, &["rmi", "app:1"]);
     assert_contains(&error, "an upper was made for it");
+    let listed = place.done(&["uppers"]);
+    let names: Vec<_> = listed
+        .lines()
+        .map(|line| line.split(' ').next().unwrap())
+        .collect();
+    assert_eq!(names, ["NAME", "app-1", "other"]);
+    place.done(&["mount", "--rw", "app:1", "m"]);
+    let error = place.fails(IN_USE, &["uppers", "--remove=app-1"]);
+    assert_contains(&error, "the upper 'app-1' is mounted");
+    place.done(&["umount", "m"]);
+    place.done(&["uppers", "--remove=app-1", "--remove=other"]);
+    assert_eq!(place.stored("uppers"), [""; 0]);
+    place.done(&["rmi", "app:1"]);
+    place.is_sound();
 }
 
 #[test]

@@ -24,7 +24,7 @@ pub(in crate::cli) struct SaveArgs {
     /// Names, ids, or paths of archives or layouts
     #[arg(value_name = "IMAGE", required = true)]
     images: Vec<String>,
-    /// Where to [stdout]
+    /// Where to; stdout otherwise
     #[arg(short, long, value_name = "FILE|DIR")]
     output: Option<PathBuf>,
     /// What to write

@@ -98,7 +98,7 @@ fn remove_one(store: &Store, text: &str, force: bool) -> Result<(), Failure> {
         return Err(Failure::new(
             Exit::InUse,
             format!(
-                "image {text} is mounted, or an upper was made for it; 'plyfs inspect {text}' shows where"
+                "image {text} is mounted, or an upper was made for it; see 'plyfs mounts' and 'plyfs uppers'"
             ),
         ));
     }

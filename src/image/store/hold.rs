@@ -139,6 +139,29 @@ impl Store {
         Ok(Some(ManifestDigest(digest)))
     }
 
+    /// Takes the upper `name` away; what is returned is the directory that has it now, to be removed. The store must be
+    /// exclusive ([`Store::make_exclusive`]).
+    pub fn discard_upper(&self, name: &str) -> Result<PathBuf> {
+        let dir = self.upper_dir(name)?;
+        if self.upper_image(name)?.is_none() {
+            return Err(ImageError::not_found(format!(
+                "there is no upper '{}'",
+                plain(name)
+            )));
+        }
+        let mounted = self.mounted()?;
+        let mut uppers = mounted.iter().filter_map(|mount| mount.upper.as_ref());
+        if uppers.any(|upper| upper.starts_with(&dir)) {
+            return Err(ImageError::new(
+                Cause::InUse,
+                format!("the upper '{name}' is mounted"),
+            ));
+        }
+        let aside = self.root.join("tmp").join(format!("upper-{name}"));
+        fs::rename(&dir, &aside).context(|| format!("cannot remove {}", dir.display()))?;
+        Ok(aside)
+    }
+
     /// The names of all uppers.
     pub fn uppers(&self) -> Result<Vec<String>> {
         let mut names: Vec<_> = self
