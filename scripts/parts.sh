@@ -83,6 +83,11 @@ part_threads() { with_options threads=4; }
 part_tiny() { with_options cache_nodes=8,cache_dirs=8,cache_files=8; }
 part_passthrough() { with_options passthrough=on; }
 
+part_requests() {
+    cargo build --quiet
+    TMPDIR=$scratch scripts/requests --check --plyfs "$target/debug/plyfs"
+}
+
 suite() {
     cargo build --quiet
     PLYFS=$target/debug/plyfs PLYFS_TEST_DIR=$scratch "scripts/suites/$1" plyfs

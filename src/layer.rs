@@ -22,6 +22,7 @@ pub mod override_stat;
 pub mod stack;
 mod sys;
 pub mod upper;
+mod widen;
 pub mod workdir;
 
 use rustix::io::Errno;

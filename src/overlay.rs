@@ -32,7 +32,7 @@ pub mod xattr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use parking_lot::RwLock;
 use rustix::io::{Errno, Result};
@@ -94,7 +94,7 @@ pub struct Overlay {
     overrides: bool,
     /// User and group files get that we create.
     own: (u32, u32),
-    generation: AtomicU64,
+    generation: AtomicU32,
     walk: read_ahead::Walk,
     counters: Counters,
     finished: AtomicBool,
@@ -153,7 +153,7 @@ impl Overlay {
             index_used: AtomicBool::new(index_used),
             overrides,
             own: crate::layer::own_ids(),
-            generation: AtomicU64::new(1),
+            generation: AtomicU32::new(1),
             walk: read_ahead::Walk::default(),
             counters: Counters::default(),
             finished: AtomicBool::new(false),
@@ -211,7 +211,7 @@ impl Overlay {
         }
     }
 
-    fn next_generation(&self) -> u64 {
+    fn next_generation(&self) -> u32 {
         self.generation.fetch_add(1, Ordering::Relaxed)
     }
 }

@@ -1,9 +1,11 @@
 //! The built binary: what it prints, its exit codes, what it leaves behind.
 
 mod command;
+mod descriptors;
 mod lifecycle;
 mod listing;
 mod names;
+mod panics;
 mod privileges;
 mod refusals;
 
@@ -13,6 +15,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
@@ -83,6 +86,19 @@ impl Place {
     #[track_caller]
     fn done(&self, args: &[&str]) -> String {
         succeeds(&mut self.plyfs(args))
+    }
+
+    /// Unmounts, as [`Self::done`]. What another test is just starting holds our descriptors until its exec.
+    #[track_caller]
+    fn umount(&self, mountpoint: &str) -> String {
+        let deadline = Instant::now() + Duration::from_secs(2);
+        loop {
+            let mut umount = self.plyfs(["umount", mountpoint]);
+            let output = umount.output().unwrap();
+            if output.status.code() != Some(5) || Instant::now() > deadline {
+                return silent(&umount, &output);
+            }
+        }
     }
 
     /// Mounts `lower` writable on `merged`, with more arguments.
@@ -187,6 +203,12 @@ fn text(bytes: &[u8]) -> String {
 #[track_caller]
 fn succeeds(command: &mut Command) -> String {
     let output = command.output().unwrap();
+    silent(command, &output)
+}
+
+/// What a command printed that succeeded and said nothing on stderr.
+#[track_caller]
+fn silent(command: &Command, output: &Output) -> String {
     let stderr = text(&output.stderr);
     assert!(
         output.status.success(),

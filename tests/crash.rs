@@ -8,9 +8,10 @@
 //! `PLYFS_CRASH_LONG=1` does it with all modes; `PLYFS_CRASH_DAEMON` names another daemon to try.
 
 use crate::model::script::{Alloc, Build, Flag, How, Item, Node, Op};
-use crate::support::run::{is_root, requires};
+use crate::support::run::{is_kernel, is_root, requires};
+use crate::support::strace::{Tracer, calls};
+use crate::support::{Fixture, Mounted};
 
-mod kill;
 mod scene;
 
 use scene::{Modes, survive};
@@ -345,4 +346,50 @@ fn a_kill_while_linking_lower_files_leaves_all_or_nothing() {
         unlink("d/one"),
     ];
     survive(&layers(), &ops, Modes::Metacopy);
+}
+
+#[test]
+fn a_kill_while_an_ordinary_users_modes_are_widened_is_repaired_by_the_next_mount() {
+    requires!(!is_root() && !is_kernel(), "root needs no wider modes");
+    let scope = std::fs::read_to_string("/proc/sys/kernel/yama/ptrace_scope");
+    let may_attach = scope.map_or(true, |scope| scope.trim() == "0");
+    requires!(may_attach, "this system lets nobody trace a daemon");
+    let layer = "d/ 0555; d/sub/ 0555; d/sub/f 'f' 0444";
+    let act = |fs: &Mounted| rustix::fs::chmod(fs.path("d/sub/f"), 0o440.into());
+    let fs = Fixture::new().lower(layer).mount();
+    let record = fs.aside("calls");
+    let tracer = Tracer::attach(fs.daemon(), &record, None).unwrap();
+    act(&fs).unwrap();
+    tracer.detach().unwrap();
+    let mut kills = Vec::new();
+    for (call, count) in calls(&record) {
+        if call.contains("chmod") {
+            kills.extend((1..=count).map(|n| format!("{call}:signal=KILL:when={n}")));
+        }
+    }
+    assert!(
+        kills.len() >= 8,
+        "modes are widened and put back more often than {kills:?}"
+    );
+    drop(fs);
+    for inject in kills {
+        let mut fs = Fixture::new().lower(layer).mount();
+        let tracer = Tracer::attach(fs.daemon(), &fs.aside("calls"), Some(&inject)).unwrap();
+        act(&fs).unwrap_err();
+        tracer.finish().unwrap();
+        fs.kill();
+        fs.mount().unwrap();
+        for dir in ["d", "d/sub"] {
+            let found = rustix::fs::stat(fs.upper(dir)).map(|stat| stat.st_mode & 0o7777);
+            assert!(
+                found.is_err() || found == Ok(0o555),
+                "{dir} after {inject}: {found:?}"
+            );
+        }
+        act(&fs).unwrap();
+        fs.assert_state(
+            "d/ 0555; d/sub/ 0555; d/sub/f 'f' 0440",
+            "d/ 0555; d/sub/ 0555; d/sub/f 'f' 0440",
+        );
+    }
 }

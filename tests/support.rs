@@ -10,6 +10,7 @@ pub mod fixture;
 pub mod mounted;
 pub mod ops;
 pub mod run;
+pub mod strace;
 pub mod tree;
 
 pub use fixture::Fixture;

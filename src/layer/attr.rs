@@ -3,7 +3,10 @@
 use rustix::fs::{FileType, Statx, StatxAttributes};
 
 /// Seconds and nanoseconds since 1970; negative before it. `nsec` is below 1,000,000,000.
+///
+/// Packed, because there are three in each cached node.
 #[derive(Clone, Copy, Debug, Default, Eq, Ord, PartialEq, PartialOrd)]
+#[repr(C, packed(4))]
 pub struct Time {
     /// Whole seconds, rounded down.
     pub sec: i64,

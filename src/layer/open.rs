@@ -432,6 +432,7 @@ fn prepare_upper(
         )
     };
     let temp = make_dir(&work, WORK).map_err(fail)?;
+    super::widen::repair(&temp, [(&path, &root), (&work_path, &work)]).map_err(fail)?;
     empty(&temp).map_err(fail)?;
     let index = make_dir(&work, INDEX).map_err(fail)?;
     let workdir = Workdir::new(temp, Arc::clone(fds));

@@ -78,7 +78,7 @@ impl Upper {
         open_directory(&self.root, b".")
     }
 
-    /// Opens an object with `flags`; as [`At::open`].
+    /// Opens an object with `flags`; never follows a symlink, never waits for a FIFO's other end.
     pub fn open(&self, at: At<'_>, flags: OFlags) -> Result<OwnedFd> {
         self.fds.retry(|| at.open(flags))
     }
@@ -295,8 +295,12 @@ impl Upper {
         renamed
     }
 
-    /// Removes the whiteout at `name`.
-    pub fn remove_whiteout(&self, dir: BorrowedFd<'_>, name: Name<'_>) -> Result<()> {
+    /// Removes the whiteout at `name`, where there is an object now. Should it stay, that is shown all the same.
+    pub fn clear_whiteout(&self, dir: BorrowedFd<'_>, name: Name<'_>) {
+        super::best_effort("remove a whiteout", self.remove_whiteout(dir, name));
+    }
+
+    fn remove_whiteout(&self, dir: BorrowedFd<'_>, name: Name<'_>) -> Result<()> {
         if let Ok(mark) = mark::aufs_whiteout(name) {
             match self.unlink(dir, mark.get()) {
                 Err(Errno::NOENT) => {}
@@ -340,31 +344,6 @@ impl Upper {
         workdir::make_node(temp, name.get().bytes(), Kind::CharDevice, 0, 0)?;
         *shared = Some(name.clone());
         link(name.get())
-    }
-
-    /// Runs `act`; if it fails for want of permission, again with the bits `needed` added to the mode of `at`, which
-    /// is put back afterwards. For an ordinary user, who may not write to what his own files' modes forbid.
-    pub fn with_mode<T>(
-        &self,
-        at: UpperAt<'_>,
-        needed: u16,
-        act: impl Fn() -> Result<T>,
-    ) -> Result<T> {
-        let denied = match act() {
-            Err(Errno::ACCESS) => Errno::ACCESS,
-            other => return other,
-        };
-        let attr = at.read().stat()?;
-        if attr.mode & needed == needed || attr.kind == Kind::Symlink {
-            return Err(denied);
-        }
-        // What `act` renames is still found by its descriptor.
-        let pinned = self.pin(at.read())?;
-        let at = UpperAt::new(At::Pinned(pinned.as_fd()));
-        at.chmod(attr.mode | needed)?;
-        let done = act();
-        at.chmod(attr.mode)?;
-        done
     }
 
     /// Writes a mark. Does nothing where the filesystem takes no xattrs of ours.

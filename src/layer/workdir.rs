@@ -3,6 +3,7 @@
 //! ```text
 //! WORKDIR/                       locked (flock) while mounted
 //!   work/                        temporaries `#HEX`, emptied at mount; what a crash leaves lies here
+//!   work/#HEX.MODE.INODE         notes of modes to put back, see `layer/widen.rs`
 //!   work/incompat/volatile/      present while a volatile mount is alive or after it crashed
 //!   index/                       hard links to copied-up inodes, named by the hex of their origin
 //! ```

@@ -63,7 +63,7 @@ impl Overlay {
         let attr = self.attr(node)?;
         Ok(Found {
             ino: node.ino,
-            generation: node.generation,
+            generation: node.generation.into(),
             attr: self.show(node, attr),
         })
     }

@@ -276,12 +276,12 @@ impl Overlay {
         state.index.update(name, |entry| {
             (entry.source, entry.below) = (Source::Upper, true);
         });
-        copy_times(&parent_attr, upper.pinned(parent_fd.as_fd()))?;
-        upper.sync_if_strict(&parent_fd)?;
+        restore_times(&parent_attr, upper.pinned(parent_fd.as_fd()));
+        let synced = upper.sync_if_strict(&parent_fd);
         alias.parent.stale();
         drop(state);
         self.moved_up(node, real, attr, fd, data);
-        Ok(())
+        synced
     }
 
     /// Publishes an inode with several names: first into the index, then at the name.
@@ -348,7 +348,7 @@ impl Overlay {
         state.index.update(name, |entry| {
             (entry.source, entry.below) = (Source::Upper, true);
         });
-        copy_times(&parent_attr, upper.pinned(parent_fd.as_fd()))?;
+        restore_times(&parent_attr, upper.pinned(parent_fd.as_fd()));
         node.stale();
         alias.parent.stale();
         drop(state);
@@ -388,7 +388,7 @@ impl Overlay {
         // What identifies the object from now on; the rest is read again.
         state.attr = attr;
         state.data = data.map(Box::new);
-        state.io = slot;
+        state.set_open_file(slot);
         state.stale();
     }
 
@@ -453,7 +453,7 @@ impl Overlay {
         state.moves += 1;
         let slot = self.stack.fds.files.slot();
         slot.put(fd);
-        state.io = Some((slot, true));
+        state.set_open_file(Some((slot, true)));
         state.stale();
         Ok(())
     }
@@ -525,13 +525,14 @@ impl Overlay {
         let parent_fd = self.upper_dir(&alias.parent)?;
         let parent_attr = upper.stat(upper.pinned(parent_fd.as_fd()).read())?;
         self.mark_impure(&mut parent_state, upper.pinned(parent_fd.as_fd()))?;
-        upper.with_mode(staged.at(), 0o300, || {
+        let target = (parent_fd.as_fd(), alias.name.get());
+        upper.with_mode_to_move(staged.at(), target, || {
             upper.with_mode(upper.pinned(parent_fd.as_fd()), 0o300, || {
-                staged.publish(parent_fd.as_fd(), alias.name.get())
+                staged.publish(target.0, target.1)
             })
         })?;
-        copy_times(&parent_attr, upper.pinned(parent_fd.as_fd()))?;
-        upper.sync_if_strict(&parent_fd)?;
+        restore_times(&parent_attr, upper.pinned(parent_fd.as_fd()));
+        let synced = upper.sync_if_strict(&parent_fd);
         let update = |entry: &mut super::index::Entry| {
             (entry.source, entry.below) = (Source::Upper, true);
         };
@@ -541,8 +542,13 @@ impl Overlay {
         drop((state, parent_state));
         node.stale();
         alias.parent.stale();
-        Ok(())
+        synced
     }
+}
+
+/// A copy-up is no change of the directory. It has happened, so failing to hide it does not make it fail.
+fn restore_times(before: &Attr, dir: UpperAt<'_>) {
+    best_effort("restore the times of a directory", copy_times(before, dir));
 }
 
 fn is_copied(node: &Node, data: Data) -> bool {

@@ -89,9 +89,9 @@ impl Overlay {
             create_in_place(upper, (fd.as_fd(), name), new, plan.mode)?
         };
         if plan.over_whiteout {
-            upper.remove_whiteout(fd.as_fd(), name)?;
+            upper.clear_whiteout(fd.as_fd(), name);
         }
-        upper.sync_if_strict(&fd)?;
+        let synced = upper.sync_if_strict(&fd);
         parent.stale();
         let opaque = plan.over_whiteout && new.kind() == Kind::Directory;
         let child = self.new_child(upper, (fd.as_fd(), name), file, opaque, state.default_acl)?;
@@ -101,6 +101,7 @@ impl Overlay {
             .index
             .set(name.to_owned(), new.kind(), Source::Upper, below, ino);
         drop(state);
+        synced?;
         self.found(reference)
     }
 
@@ -193,7 +194,7 @@ impl Overlay {
         if let Some(fd) = file {
             let slot = self.stack.fds.files.slot();
             slot.put(fd);
-            state.io = Some((slot, true));
+            state.set_open_file(Some((slot, true)));
         }
         Ok(Resolved::file(number, state))
     }
@@ -242,7 +243,7 @@ impl Overlay {
             upper.link(held.read(), fd.as_fd(), name)?;
         }
         if over_whiteout {
-            upper.remove_whiteout(fd.as_fd(), name)?;
+            upper.clear_whiteout(fd.as_fd(), name);
         }
         Self::count_link(&node, 1);
         parent.stale();

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use hashbrown::HashTable;
 use rustc_hash::FxBuildHasher;
+use smallvec::{SmallVec, smallvec};
 
 use crate::layer::attr::Kind;
 use crate::layer::name::{Name, OwnedName};
@@ -70,7 +71,7 @@ pub enum Parts {
     /// One.
     One(u16),
     /// More.
-    Many(Box<[u16]>),
+    Many(Box<SmallVec<[u16; 12]>>),
 }
 
 impl Parts {
@@ -87,11 +88,10 @@ impl Parts {
     pub fn push(&mut self, position: u16) {
         *self = match std::mem::take(self) {
             Self::None => Self::One(position),
-            Self::One(first) => Self::Many(Box::new([first, position])),
-            Self::Many(positions) => {
-                let mut positions = positions.into_vec();
+            Self::One(first) => Self::Many(Box::new(smallvec![first, position])),
+            Self::Many(mut positions) => {
                 positions.push(position);
-                Self::Many(positions.into_boxed_slice())
+                Self::Many(positions)
             }
         };
     }

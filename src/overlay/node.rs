@@ -8,12 +8,15 @@
 //! - An entry of a directory index may name a node that is gone; [`Node::is_at`] tells.
 
 use std::collections::VecDeque;
-use std::collections::hash_map::Entry;
+use std::hash::BuildHasher;
 use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
+use hashbrown::HashTable;
+use hashbrown::hash_table::Entry;
 use parking_lot::{Mutex, MutexGuard};
-use rustc_hash::FxHashMap;
+use rustc_hash::FxBuildHasher;
 use smallvec::SmallVec;
 
 use super::index::Index;
@@ -32,9 +35,11 @@ pub struct Node {
     /// Its number towards the kernel and its `st_ino`.
     pub ino: u64,
     /// Distinguishes it from an earlier node of the same number.
-    pub generation: u64,
+    pub generation: u32,
     /// What it is.
     pub kind: Kind,
+    /// It is in the list of unreferenced nodes; changed under the lock of the table.
+    cold: AtomicBool,
     /// Held while its data is copied up: a second writer waits, nobody else. Taken before any other lock.
     pub copying: Mutex<()>,
     /// Directory part. Lock order: parent before child, then `state`.
@@ -88,8 +93,10 @@ pub struct State {
     pub data: Option<Box<LowerFile>>,
     /// Names it is known by. Empty for the root and for unlinked nodes.
     pub aliases: SmallVec<[Alias; 1]>,
-    /// Its open file, and whether that takes writes.
-    pub io: Option<(Arc<FdSlot>, bool)>,
+    /// Its open file, see [`State::open_file`].
+    io: Option<Arc<FdSlot>>,
+    /// The open file takes writes.
+    writable: bool,
     /// Names in the whole union, for an indexed inode.
     pub union_nlink: Option<u32>,
     /// The kernel writes the file itself, so `attr` is never fresh for long.
@@ -185,11 +192,12 @@ impl DirState {
 
 impl Node {
     /// A node that is not in a table yet.
-    pub fn new(ino: u64, generation: u64, kind: Kind, state: State, dir: Option<Dir>) -> Self {
+    pub fn new(ino: u64, generation: u32, kind: Kind, state: State, dir: Option<Dir>) -> Self {
         Self {
             ino,
             generation,
             kind,
+            cold: AtomicBool::new(false),
             copying: Mutex::new(()),
             dir: dir.map(Box::new),
             state: Mutex::new(state),
@@ -247,6 +255,7 @@ impl State {
             data: None,
             aliases: SmallVec::new(),
             io: None,
+            writable: false,
             union_nlink: None,
             behind: false,
             replaced: false,
@@ -256,6 +265,18 @@ impl State {
 }
 
 impl State {
+    /// Its open file, and whether that takes writes.
+    pub fn open_file(&self) -> Option<(Arc<FdSlot>, bool)> {
+        let slot = self.io.as_ref()?;
+        Some((Arc::clone(slot), self.writable))
+    }
+
+    /// Notes the open file, and whether that takes writes.
+    pub fn set_open_file(&mut self, file: Option<(Arc<FdSlot>, bool)>) {
+        self.writable = file.as_ref().is_some_and(|(_, writable)| *writable);
+        self.io = file.map(|(slot, _)| slot);
+    }
+
     /// The object has a name again.
     pub fn unpin(&mut self) {
         if let Real::Pinned(_) = self.real {
@@ -282,32 +303,52 @@ struct Known {
     node: Arc<Node>,
     /// References the kernel (or a request in flight) holds.
     lookups: u64,
-    /// It is in the list of unreferenced nodes.
-    cold: bool,
 }
 
+/// The table itself keeps no numbers, only nodes, which have theirs.
 #[derive(Debug, Default)]
 struct Nodes {
-    known: FxHashMap<u64, Known>,
-    /// Nodes without references, oldest first; may name nodes referenced again since.
+    known: HashTable<Known>,
+    /// Nodes without references, oldest first; may name nodes referenced again since, and nodes that are gone.
     cold: VecDeque<u64>,
 }
 
+fn hash(ino: u64) -> u64 {
+    FxBuildHasher.hash_one(ino)
+}
+
 impl Nodes {
+    fn get(&self, ino: u64) -> Option<&Known> {
+        self.known.find(hash(ino), |known| known.node.ino == ino)
+    }
+
+    fn get_mut(&mut self, ino: u64) -> Option<&mut Known> {
+        self.known
+            .find_mut(hash(ino), |known| known.node.ino == ino)
+    }
+
+    fn remove(&mut self, ino: u64) -> Option<Arc<Node>> {
+        let found = self
+            .known
+            .find_entry(hash(ino), |known| known.node.ino == ino);
+        found.ok().map(|found| found.remove().0.node)
+    }
+
     /// Takes the oldest unreferenced node out of the table. A directory stays while nodes below it are known: they
     /// name it as their parent.
     fn evict_oldest(&mut self) -> Option<Arc<Node>> {
         let oldest = self.cold.pop_front()?;
-        let known = self.known.get_mut(&oldest)?;
+        let known = self.get(oldest)?;
+        known.node.cold.store(false, Ordering::Relaxed);
         if known.lookups > 0 {
-            known.cold = false;
             return None;
         }
         if Arc::strong_count(&known.node) > 1 {
+            known.node.cold.store(true, Ordering::Relaxed);
             self.cold.push_back(oldest);
             return None;
         }
-        self.known.remove(&oldest).map(|known| known.node)
+        self.remove(oldest)
     }
 }
 
@@ -369,15 +410,14 @@ impl NodeTable {
     pub fn get(&self, ino: u64) -> Option<Arc<Node>> {
         self.nodes
             .lock()
-            .known
-            .get(&ino)
+            .get(ino)
             .map(|known| Arc::clone(&known.node))
     }
 
     /// A counted reference to a node.
     pub fn reference(&self, ino: u64) -> Option<LookupRef<'_>> {
         let mut nodes = self.nodes.lock();
-        let known = nodes.known.get_mut(&ino)?;
+        let known = nodes.get_mut(ino)?;
         known.lookups += 1;
         Some(LookupRef {
             table: self,
@@ -389,28 +429,25 @@ impl NodeTable {
     /// Adds a node made by `make` under `number`, or refers to the one that has the number.
     pub fn insert(&self, number: u64, make: impl FnOnce() -> Node) -> Inserted<'_> {
         let mut nodes = self.nodes.lock();
-        match nodes.known.entry(number) {
+        let reference = |node| LookupRef {
+            table: self,
+            node,
+            kept: false,
+        };
+        let rehash = |known: &Known| hash(known.node.ino);
+        let same = |known: &Known| known.node.ino == number;
+        match nodes.known.entry(hash(number), same, rehash) {
             Entry::Occupied(mut taken) => {
                 taken.get_mut().lookups += 1;
-                let node = Arc::clone(&taken.get().node);
-                Inserted::Taken(LookupRef {
-                    table: self,
-                    node,
-                    kept: false,
-                })
+                Inserted::Taken(reference(Arc::clone(&taken.get().node)))
             }
             Entry::Vacant(free) => {
                 let node = Arc::new(make());
                 free.insert(Known {
                     node: Arc::clone(&node),
                     lookups: 1,
-                    cold: false,
                 });
-                Inserted::New(LookupRef {
-                    table: self,
-                    node,
-                    kept: false,
-                })
+                Inserted::New(reference(node))
             }
         }
     }
@@ -419,7 +456,7 @@ impl NodeTable {
     pub fn forget(&self, ino: u64, count: u64) {
         let mut freed = SmallVec::<[Arc<Node>; 4]>::new();
         let mut nodes = self.nodes.lock();
-        let Some(known) = nodes.known.get_mut(&ino) else {
+        let Some(known) = nodes.get_mut(ino) else {
             return;
         };
         known.lookups = known.lookups.saturating_sub(count);
@@ -427,9 +464,8 @@ impl NodeTable {
             return;
         }
         if known.node.state().aliases.is_empty() {
-            freed.extend(nodes.known.remove(&ino).map(|known| known.node));
-        } else if !known.cold {
-            known.cold = true;
+            freed.extend(nodes.remove(ino));
+        } else if !known.node.cold.swap(true, Ordering::Relaxed) {
             nodes.cold.push_back(ino);
         }
         let mut looks = nodes.cold.len();
@@ -451,8 +487,7 @@ impl NodeTable {
     pub fn is_referenced(&self, ino: u64) -> bool {
         self.nodes
             .lock()
-            .known
-            .get(&ino)
+            .get(ino)
             .is_some_and(|known| known.lookups > 0)
     }
 

@@ -132,9 +132,10 @@ impl Overlay {
         }
         let (file, attr) = {
             let state = node.state();
-            let file = match (&state.io, &state.data, &state.real) {
-                (None, Some(data), _) => (**data).clone(),
-                (None, None, Real::Lower(file)) => file.clone(),
+            let file = match (&state.data, &state.real) {
+                _ if state.open_file().is_some() => return Ok(None),
+                (Some(data), _) => (**data).clone(),
+                (None, Real::Lower(file)) => file.clone(),
                 _ => return Ok(None),
             };
             (file, state.attr)
@@ -169,9 +170,8 @@ impl Overlay {
         let file = self.file_locked(&node, write)?;
         let writable = node
             .state()
-            .io
-            .as_ref()
-            .is_some_and(|(_, writable)| *writable);
+            .open_file()
+            .is_some_and(|(_, writable)| writable);
         // All opens at a time share one backing, so it has to take writes.
         Ok((lower || writable).then_some(Backing { file, lower }))
     }
@@ -226,7 +226,7 @@ impl Overlay {
         }
         let (cached, moves) = {
             let state = node.state();
-            (state.io.clone(), state.moves)
+            (state.open_file(), state.moves)
         };
         if let Some((slot, writable)) = cached
             && (writable || !write)
@@ -248,7 +248,7 @@ impl Overlay {
         }
         let slot = self.stack.fds.files.slot();
         slot.put(fd);
-        state.io = Some((Arc::clone(&slot), writable));
+        state.set_open_file(Some((Arc::clone(&slot), writable)));
         drop(state);
         self.stack
             .fds
@@ -293,3 +293,6 @@ fn open_upper(upper: &Upper, held: &Held, write: bool) -> Result<(OwnedFd, bool)
         .with_mode(held.change(upper), 0o600, open)
         .map(|fd| (fd, true))
 }
+
+#[cfg(test)]
+mod tests;

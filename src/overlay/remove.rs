@@ -45,9 +45,11 @@ impl Overlay {
         if directory {
             self.check_empty(&node)?;
         }
+        let fd = self.upper_dir(&parent)?;
         self.remove_entry(&parent, &mut state, name, &node)?;
+        drop(state);
         self.lose_name(&node, &parent, name)?;
-        Ok(())
+        self.upper()?.sync_if_strict(&fd)
     }
 
     /// Finds the node of a name that is about to go and brings an inode with several names into the index.
@@ -145,7 +147,6 @@ impl Overlay {
             }
             Source::Whiteout => return Err(Errno::NOENT),
         };
-        upper.sync_if_strict(&fd)?;
         state.index.take_away(name, hide);
         parent.stale();
         Ok(())

@@ -13,6 +13,7 @@ use super::index::Source;
 use super::node::{Alias, DirState, Node, ROOT};
 use crate::layer::at::UpperAt;
 use crate::layer::attr::{Attr, Kind};
+use crate::layer::best_effort;
 use crate::layer::mark::{self, Mark, Redirect};
 use crate::layer::name::Name;
 use crate::layer::upper::{Upper, WhiteoutForm};
@@ -207,8 +208,6 @@ impl Overlay {
             over_whiteout,
             node.kind == Kind::Directory,
         )?;
-        upper.sync_if_strict(&to)?;
-        upper.sync_if_strict(&from)?;
         dirs.source().index.take_away(old.name, hides);
         let name = new.name.to_owned();
         dirs.target()
@@ -222,7 +221,8 @@ impl Overlay {
         node.stale();
         old.parent.stale();
         new.parent.stale();
-        Ok(())
+        upper.sync_if_strict(&to)?;
+        upper.sync_if_strict(&from)
     }
 
     fn exchange(&self, one: &Arc<Node>, old: End<'_>, two: &Arc<Node>, new: End<'_>) -> Result<()> {
@@ -263,7 +263,8 @@ impl Overlay {
         for node in [one, two, old.parent, new.parent] {
             node.stale();
         }
-        Ok(())
+        upper.sync_if_strict(&to)?;
+        upper.sync_if_strict(&from)
     }
 }
 
@@ -434,20 +435,20 @@ fn move_on_disk(
     let device = over_whiteout && upper.is_whiteout(to.as_fd(), new)?;
     if device && (hides || is_dir) && upper.whiteouts == WhiteoutForm::Device {
         // The whiteout at the new name becomes that at the old one.
-        upper.with_mode(moved, 0o300, || upper.rename(source, target, true))?;
-        return if hides {
-            Ok(())
-        } else {
-            upper.unlink(from.as_fd(), old)
-        };
+        upper.with_mode_to_move(moved, target, || upper.rename(source, target, true))?;
+        if !hides {
+            // Nothing is below it.
+            best_effort("remove a whiteout", upper.unlink(from.as_fd(), old));
+        }
+        return Ok(());
     }
     if hides {
-        upper.with_mode(moved, 0o300, || upper.rename_and_whiteout(source, target))?;
+        upper.with_mode_to_move(moved, target, || upper.rename_and_whiteout(source, target))?;
     } else {
-        upper.with_mode(moved, 0o300, || upper.rename(source, target, false))?;
+        upper.with_mode_to_move(moved, target, || upper.rename(source, target, false))?;
     }
     if over_whiteout && !device {
-        upper.remove_whiteout(to.as_fd(), new)?;
+        upper.clear_whiteout(to.as_fd(), new);
     }
     Ok(())
 }

@@ -27,7 +27,7 @@ fn mount_returns_when_the_view_answers_and_umount_when_the_upper_is_free() {
         );
         fs::write(place.path("merged/new"), format!("round {round}")).unwrap();
         let daemon = place.daemon();
-        assert_eq!(place.done(&["umount", "merged"]), "");
+        assert_eq!(place.umount("merged"), "");
         assert!(!place.is_mounted());
         assert!(!daemon.proc("cwd").exists(), "the daemon outlives umount");
         let new = fs::read_to_string(place.path("upper/new")).unwrap();
@@ -54,7 +54,7 @@ fn both_spellings_of_layers_stack_in_the_order_given() {
     ]);
     assert_eq!(fs::read_to_string(place.path("merged/who")).unwrap(), "1");
     assert_eq!(fs::read_to_string(place.path("merged/two")).unwrap(), "2");
-    place.done(&["umount", "merged"]);
+    place.umount("merged");
     place.done(&[
         "mount",
         "-o",
@@ -182,9 +182,9 @@ fn umount_takes_relative_paths_symlinks_and_the_topmost_of_two_mounts() {
     place.done(&["mount", "--lower", "lower", "merged"]);
     place.done(&["mount", "--lower", "below", "merged"]);
     assert!(place.path("merged/deep").exists());
-    place.done(&["umount", "link"]);
+    place.umount("link");
     assert!(place.path("merged/file").exists());
-    place.done(&["umount", "./merged/"]);
+    place.umount("./merged/");
     assert!(!place.is_mounted());
 }
 
@@ -202,7 +202,7 @@ fn foreground_serves_until_unmounted_and_ends_well() {
     }
     let pid = place.entry()["pid"].as_u64().unwrap();
     assert_eq!(pid, u64::from(child.id()));
-    place.done(&["umount", "merged"]);
+    place.umount("merged");
     let output = child.wait_with_output().unwrap();
     assert!(output.status.success(), "{}", output.status);
     assert_eq!(text(&output.stderr), "");
@@ -223,7 +223,7 @@ fn debug_stays_in_the_foreground_and_tells_of_requests_on_stderr() {
         std::thread::yield_now();
     }
     assert!(!place.path("merged/absent").exists());
-    place.done(&["umount", "merged"]);
+    place.umount("merged");
     assert!(child.wait().unwrap().success());
     let log = fs::read_to_string(place.path("stderr")).unwrap();
     assert_contains(&log, "DEBUG");
@@ -236,7 +236,7 @@ fn log_appends_to_a_file() {
     fs::write(place.path("log"), "before\n").unwrap();
     for _ in 0..2 {
         place.mount(&["--log", "log"]);
-        place.done(&["umount", "merged"]);
+        place.umount("merged");
     }
     let log = fs::read_to_string(place.path("log")).unwrap();
     assert!(log.starts_with("before\n"), "{log}");
@@ -250,7 +250,7 @@ fn log_appends_to_a_file() {
 fn an_ephemeral_upper_takes_changes_and_disappears() {
     let place = Place::new();
     let end: [fn(&Place, &Daemon); 2] = [
-        |place, _| drop(place.done(&["umount", "merged"])),
+        |place, _| drop(place.umount("merged")),
         |_, daemon| daemon.signal(Signal::TERM),
     ];
     for end in end {

@@ -99,7 +99,7 @@ fn our_own_name_takes_the_conventions_of_fuse_overlayfs_and_mount_fuse() {
             source_and_type(&place),
             (source.into(), "fuse.plyfs".into())
         );
-        place.done(&["umount", "merged"]);
+        place.umount("merged");
     }
 }
 

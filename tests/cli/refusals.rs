@@ -6,7 +6,7 @@ use std::path::Path;
 
 use rustix::process::Signal;
 
-use super::{Place, assert_contains, fails, succeeds};
+use super::{PLYFS, Place, assert_contains, fails, succeeds};
 use crate::support::requires;
 use crate::support::run::is_root;
 
@@ -56,7 +56,7 @@ fn a_lower_layer_that_cannot_be_read_is_named() {
     let place = Place::new();
     fs::set_permissions(place.path("below"), fs::Permissions::from_mode(0o700)).unwrap();
     let program = place.path("plyfs");
-    fs::copy(super::PLYFS, &program).unwrap();
+    fs::copy(PLYFS, &program).unwrap();
     let args = ["--reuid=65534", "--regid=65534", "--clear-groups"];
     let mut command = place.program("setpriv", args);
     command
@@ -208,7 +208,7 @@ fn without_dev_fuse_the_sentence_says_so() {
     requires!(is_root(), "only root can hide /dev");
     let place = Place::new();
     let script = "mount -t tmpfs none /dev && mknod -m 666 /dev/null c 1 3 && exec \"$0\" \"$@\"";
-    let mut command = place.program("unshare", ["-m", "sh", "-c", script, super::PLYFS, "mount"]);
+    let mut command = place.program("unshare", ["-m", "sh", "-c", script, PLYFS, "mount"]);
     command.args(["--lower", "lower", "merged"]);
     let sentence = fails(&mut command, FUSE);
     assert_contains(&sentence, "/dev/fuse");
@@ -305,4 +305,37 @@ fn help_documents_exit_codes_and_options() {
         place.done(&["--version"]),
         concat!("plyfs ", env!("CARGO_PKG_VERSION"), "\n")
     );
+}
+
+#[test]
+fn a_layer_on_a_case_folding_directory_is_refused() {
+    requires!(is_root(), "strace follows the mount as root");
+    // Few kernels are built with case folding, so strace sets the flag in what the ioctl that reads it returns.
+    for (code, what) in [(LOWER, "lower layer"), (UPPER, "upper"), (UPPER, "workdir")] {
+        let place = Place::new();
+        let dir = match what {
+            "lower layer" => "lower",
+            "upper" => "upper",
+            _ => "work",
+        };
+        let folding = place.path(dir);
+        let mut mount = place.program("strace", ["-f", "-qq", "-o", "trace", "-P"]);
+        mount
+            .arg(&folding)
+            .args([
+                "-e",
+                "trace=ioctl",
+                "-e",
+                "inject=ioctl:poke_exit=@arg3=00000040",
+            ])
+            .args([PLYFS, "mount", "--lower", "lower", "--upper", "upper"])
+            .args(["--work", "work", "merged"]);
+        let sentence = fails(&mut mount, code);
+        let expected = format!("{what} {dir} folds upper and lower case");
+        assert_contains(&sentence, &expected);
+        assert!(!place.is_mounted());
+        for dir in ["upper", "work"] {
+            assert_eq!(fs::read_dir(place.path(dir)).unwrap().count(), 0);
+        }
+    }
 }

@@ -6,7 +6,6 @@ use std::sync::mpsc::Sender;
 
 use rustix::fs::FileType;
 
-use super::kill::{Tracer, calls};
 use crate::model::exec::Hands;
 use crate::model::layers;
 use crate::model::mounts::{Engine, Mounted, Stack};
@@ -14,6 +13,7 @@ use crate::model::run::{expect_clean_workdir, watchdog};
 use crate::model::script::{Build, Op};
 use crate::model::snapshot::{Listing, Times, Tree, difference, snapshot, timeless};
 use crate::support::run::base_dir;
+use crate::support::strace::{Tracer, calls};
 
 /// Which modes matter for a scene; the long run does all.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -181,7 +181,8 @@ impl<'a> Scene<'a> {
         let stack = self.copy("start", "killed")?;
         let (mut mounted, mut hands) = self.mount(&self.engine, &stack)?;
         let daemon = mounted.daemon().ok_or("a crash needs a daemon")?;
-        let tracer = Tracer::attach(daemon, &self.base.join("calls"), Some((call, n)))?;
+        let inject = format!("{call}:signal=KILL:when={n}");
+        let tracer = Tracer::attach(daemon, &self.base.join("calls"), Some(&inject))?;
         let mut done = 0;
         for op in self.ops {
             let outcome = hands.perform(op);

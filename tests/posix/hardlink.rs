@@ -1,6 +1,6 @@
 //! Hard links of a lower across copy-up: the index.
 
-use crate::support::{Fixture, has_index, has_origins, requires};
+use crate::support::{Fixture, has_index, has_origins, is_root, requires};
 
 const NO_INDEX: &str = "the kernel has no index with userxattr";
 
@@ -169,4 +169,56 @@ fn a_name_found_after_the_known_one_was_unlinked_is_the_same_inode() {
     drop(held);
     fs.assert_state("a 'x+'; d/", "a 'x+'; d/");
     assert_eq!(fs.inode("a"), number);
+}
+
+#[test]
+fn names_on_a_layer_without_file_handles_part_when_one_is_written() {
+    requires!(is_root(), "only root mounts a ramfs");
+    let mut fs = Fixture::new()
+        .lower_on("ramfs", "d/one 'x'; d/two = d/one; s -> t; s2 = s")
+        .mount();
+    fs.append("d/one", "+");
+    fs.set_mtime("s", 1000, 0);
+    for _ in 0..2 {
+        assert_eq!(
+            (fs.text("d/one"), fs.text("d/two")),
+            ("x+".to_owned(), "x".to_owned())
+        );
+        assert_eq!((fs.stat("d/one").st_nlink, fs.mtime("s").0), (1, 1000));
+        assert!(fs.mtime("s2").0 != 1000);
+        fs.remount();
+    }
+    fs.unlink("d/one");
+    fs.append("d/two", "2");
+    fs.assert_state(
+        "d/two 'x2'; s -> t; s2 -> t",
+        "d/one whiteout; d/two 'x2'; s -> t",
+    );
+}
+
+#[test]
+fn without_the_index_a_copied_up_name_is_a_file_of_its_own() {
+    let mut fs = Fixture::new()
+        .lower("one 'x'; two = one; three = one")
+        .option("index=off")
+        .mount();
+    fs.append("one", "+");
+    for _ in 0..2 {
+        assert_eq!(
+            (fs.text("one"), fs.text("two")),
+            ("x+".to_owned(), "x".to_owned())
+        );
+        assert_eq!(fs.stat("one").st_nlink, 1);
+        // As the lower counts them.
+        assert_eq!((fs.stat("two").st_nlink, fs.stat("three").st_nlink), (3, 3));
+        assert_ne!(fs.inode("one"), fs.inode("two"));
+        fs.remount();
+    }
+    fs.link("one", "four");
+    assert_eq!(fs.stat("one").st_nlink, 2);
+    fs.unlink("one");
+    assert_eq!(
+        (fs.stat("four").st_nlink, fs.text("four")),
+        (1, "x+".to_owned())
+    );
 }

@@ -48,6 +48,31 @@ fn inode_numbers_survive_a_remount_after_copy_up() {
 }
 
 #[test]
+fn inode_numbers_of_symlinks_and_special_files_are_constant_while_mounted_and_settle_after() {
+    requires!(has_origins(), "needs file handles");
+    let mut fs = Fixture::new()
+        .lower("d/l -> f; d/p fifo; d/s socket; d/f")
+        .mount();
+    let before = all(&fs);
+    fs.set_mtime("d/l", 1000, 0);
+    fs.chmod("d/p", 0o600);
+    fs.chmod("d/s", 0o600);
+    fs.chmod("d/f", 0o600);
+    assert_eq!(all(&fs), before);
+    fs.remount();
+    let after = all(&fs);
+    if is_root() {
+        assert_eq!(after, before);
+    } else {
+        // These cannot carry a user xattr that remembers where they are from.
+        assert_eq!(after["./d/f"], before["./d/f"]);
+        assert_eq!(after["./d"], before["./d"]);
+    }
+    fs.remount();
+    assert_eq!(all(&fs), after);
+}
+
+#[test]
 fn inode_numbers_of_untouched_and_of_new_objects_survive_a_remount() {
     let mut fs = Fixture::new()
         .lower("d/f 'f'; d/l -> f")

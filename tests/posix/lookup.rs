@@ -2,7 +2,7 @@
 
 use rustix::io::Errno;
 
-use crate::support::Fixture;
+use crate::support::{Fixture, is_kernel, requires};
 
 #[test]
 fn the_topmost_layer_that_has_a_file_gives_it() {
@@ -173,4 +173,29 @@ fn an_upper_alone_over_empty_layers_is_seen_as_it_is() {
         .upper("a/b/c 'c'; l -> a")
         .mount();
     fs.assert_state("a/b/c 'c'; l -> a", "a/b/c 'c'; l -> a");
+}
+
+#[test]
+fn with_a_timeout_what_changes_in_the_lowers_is_seen() {
+    requires!(!is_kernel(), "the kernel says that lowers do not change");
+    let fs = Fixture::new()
+        .lower("d/replaced 'old'; d/longer 'old'; d/gone 'g'; d/kept 'k'; d/mode 0644")
+        .lower("d/below 'b'")
+        .option("timeout=0")
+        .lowers_change()
+        .mount();
+    fs.assert_merged(
+        "d/replaced 'old'; d/longer 'old'; d/gone 'g'; d/kept 'k'; d/mode 0644; d/below 'b'",
+    );
+    assert!(fs.is_absent("d/new"));
+    let lower = |name: &str| fs.lower(0, format!("d/{name}"));
+    std::fs::write(lower("other"), "new").unwrap();
+    std::fs::rename(lower("other"), lower("replaced")).unwrap();
+    std::fs::write(lower("longer"), "longer than before").unwrap();
+    std::fs::remove_file(lower("gone")).unwrap();
+    std::fs::write(lower("new"), "n").unwrap();
+    rustix::fs::chmod(lower("mode"), 0o600.into()).unwrap();
+    fs.assert_merged(
+        "d/replaced 'new'; d/longer 'longer than before'; d/kept 'k'; d/mode 0600; d/new 'n'; d/below 'b'",
+    );
 }

@@ -1,8 +1,12 @@
 //! Metadata-only copy-up, option `metacopy=on`.
 
+use std::os::fd::AsRawFd;
+
+use rustix::fs::{AtFlags, CWD};
+
 use crate::support::disk::xattr_names;
 use crate::support::tree::pattern;
-use crate::support::{Fixture, Mounted, has_metacopy, has_redirects, requires};
+use crate::support::{Fixture, Mounted, has_metacopy, has_redirects, is_kernel, requires};
 
 const NO_METACOPY: &str = "the kernel has no metacopy with userxattr";
 
@@ -156,4 +160,57 @@ fn without_the_option_a_change_of_metadata_copies_the_data() {
     let mut fs = Fixture::new().lower("f 'data' 0644").mount();
     fs.chmod("f", 0o600);
     fs.assert_state("f 'data' 0600", "f 'data' 0600");
+}
+
+#[test]
+fn truncate_of_a_file_without_data_to_any_size_shows_what_is_left() {
+    requires!(has_metacopy(), NO_METACOPY);
+    let mut fs =
+        mount("none pattern=10000; less pattern=10000; same pattern=10000; more pattern=10000");
+    for (name, size) in [
+        ("none", 0),
+        ("less", 5000),
+        ("same", 10_000),
+        ("more", 15_000),
+    ] {
+        fs.chmod(name, 0o600);
+        assert!(is_metacopy(&fs, name));
+        fs.truncate(name, size);
+        assert!(!is_metacopy(&fs, name), "{name} has its data");
+    }
+    let mut longer = pattern(0, 10_000);
+    longer.resize(15_000, 0);
+    for _ in 0..2 {
+        assert!(fs.read("none").is_empty());
+        assert!(fs.read("less") == pattern(0, 5000));
+        assert!(fs.read("same") == pattern(0, 10_000));
+        assert!(fs.read("more") == longer);
+        fs.remount();
+    }
+}
+
+#[test]
+fn a_deleted_file_without_data_that_is_linked_again_finds_its_data() {
+    requires!(
+        has_metacopy() && !is_kernel(),
+        "the kernel links no deleted file"
+    );
+    let mut fs = Fixture::new()
+        .lower("e pattern=5000; g = e; c/x")
+        .upper("g whiteout")
+        .option("metacopy=on")
+        .mount();
+    fs.chmod("e", 0o600);
+    let file = fs.open("e");
+    fs.unlink("e");
+    let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+    rustix::fs::linkat(CWD, path, CWD, fs.path("c/f"), AtFlags::SYMLINK_FOLLOW).unwrap();
+    let stat = fs.stat("c/f");
+    assert_eq!((stat.st_size, stat.st_mode & 0o7777), (5000, 0o600));
+    assert!(fs.read("c/f") == pattern(0, 5000));
+    drop(file);
+    fs.remount();
+    assert_eq!(fs.stat("c/f").st_size, 5000);
+    assert!(fs.read("c/f") == pattern(0, 5000));
+    assert!(fs.is_absent("e") && fs.is_absent("g"));
 }

@@ -1,6 +1,6 @@
 //! Every form of whiteout, read from layers and written over.
 
-use crate::support::{Fixture, Mounted, deviates, is_kernel, requires};
+use crate::support::{Fixture, Mounted, deviates, is_kernel, is_root, requires};
 
 const AUFS: &str = "the kernel does not read `.wh.` files";
 
@@ -149,4 +149,37 @@ fn a_device_whiteout_in_the_upper_alone_is_not_seen_and_not_counted() {
     assert!(fs.names("d").is_empty());
     fs.rmdir("d");
     fs.assert_state("", "");
+}
+
+#[test]
+fn where_no_device_can_be_made_deletions_are_files_that_plyfs_reads_again() {
+    requires!(
+        is_root() && !is_kernel(),
+        "strace follows the mount as root"
+    );
+    // The first mknod is the probe of the mount.
+    let mut fs = Fixture::new()
+        .lower("f 'f'; d/x 'x'; d/y; p/f 'pf'; kept 'k'; moved 'm'")
+        .tracing("inject=?mknodat,?mknod:error=EPERM:when=1")
+        .not_for_the_kernel()
+        .mount();
+    fs.unlink("f");
+    fs.remove_tree("d");
+    fs.unlink("p/f");
+    fs.rename("moved", "p/moved");
+    fs.write("f", "again");
+    fs.unlink("f");
+    fs.mkdir("d");
+    fs.unlink("kept");
+    fs.write("kept", "new");
+    let merged = "d/; p/moved 'm'; kept 'new'";
+    fs.assert_merged(merged);
+    assert!(fs.upper(".wh.f").exists() && fs.upper("p/.wh.f").exists());
+    assert!(fs.upper(".wh.moved").exists() && !fs.upper(".wh.kept").exists());
+    fs.umount();
+    fs.assert_upper(
+        "f whiteout=aufs; d/ opaque=either; p/f whiteout=aufs; p/moved 'm'; kept 'new'; moved whiteout=aufs",
+    );
+    fs.mount().unwrap();
+    fs.assert_merged(merged);
 }

@@ -26,6 +26,7 @@ pub struct Fixture {
     upper_fs: Option<String>,
     not_for_the_kernel: bool,
     lowers_change: bool,
+    tracing: Option<String>,
     mount_at: Option<String>,
     archived: bool,
 }
@@ -54,7 +55,7 @@ impl Fixture {
         self
     }
 
-    /// Adds a lower layer on a filesystem of its own: `ext4`, `xfs`, `btrfs`, `squashfs`, `tmpfs`.
+    /// Adds a lower layer on a filesystem of its own: `ext4`, `xfs`, `btrfs`, `squashfs`, `tmpfs`, `ramfs`.
     /// Real root only.
     pub fn lower_on(mut self, fs: &str, text: &str) -> Self {
         self.lowers.push(Lower::Image {
@@ -98,6 +99,12 @@ impl Fixture {
     /// Says that the test itself changes the lowers, so they are not compared at the end.
     pub fn lowers_change(mut self) -> Self {
         self.lowers_change = true;
+        self
+    }
+
+    /// Runs the first mount, and its daemon, under strace with this `-e` option.
+    pub fn tracing(mut self, option: &str) -> Self {
+        self.tracing = Some(option.to_owned());
         self
     }
 
@@ -159,6 +166,7 @@ impl Fixture {
             merged,
             options: self.options,
             archived: self.archived || archived_lowers(),
+            tracing: self.tracing,
         };
         Mounted::new(stack, mounts, fingerprints, check_by_kernel)
     }
@@ -213,8 +221,8 @@ pub fn run(program: &str, arguments: &[&str]) {
 /// Mounts a small writable filesystem (`TYPE:SIZE` or `tmpfs:OPTIONS`) on `dir`.
 fn mount_small(base: &TempDir, what: &str, dir: &Path) -> SideMount {
     let (kind, size) = what.split_once(':').expect("TYPE:SIZE");
-    if kind == "tmpfs" {
-        return SideMount::new(&["-t", "tmpfs", "-o", size, "tmpfs"], dir);
+    if kind == "tmpfs" || kind == "ramfs" {
+        return SideMount::new(&["-t", kind, "-o", size, kind], dir);
     }
     let image = make_image(base, kind, size, dir);
     SideMount::new(&["-o", "loop", &image], dir)
@@ -252,7 +260,7 @@ fn mount_filled(base: &TempDir, kind: &str, text: &str, dir: &Path) -> SideMount
         return SideMount::new(&["-o", "loop,ro", image.to_str().unwrap()], dir);
     }
     let size = match kind {
-        "tmpfs" => "mode=755",
+        "tmpfs" | "ramfs" => "mode=755",
         "xfs" => "300m",
         "btrfs" => "114m",
         _ => "16m",

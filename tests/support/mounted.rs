@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
@@ -12,6 +12,7 @@ use std::thread::{self, panicking, sleep};
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use tempfile::TempDir;
@@ -33,6 +34,8 @@ pub struct Stack {
     pub work: PathBuf,
     pub merged: PathBuf,
     pub options: Vec<String>,
+    /// What strace is told to do to the next mount.
+    pub tracing: Option<String>,
 }
 
 /// A mounted [`Stack`]. Dropping it unmounts, waits for the daemon's end, and checks that the
@@ -137,7 +140,16 @@ impl Mounted {
         // A file, not a pipe: a daemon that keeps its stderr must not keep us waiting.
         let log = self.stack.base.path().join("mount.log");
         let log_file = File::create(&log).unwrap();
-        let mut command = Command::new(env!("CARGO_BIN_EXE_plyfs"));
+        let program = env!("CARGO_BIN_EXE_plyfs");
+        let mut command = match self.stack.tracing.take() {
+            None => Command::new(program),
+            Some(option) => {
+                // As a grandchild, strace does not hold up the mount command.
+                let mut strace = Command::new("strace");
+                strace.args(["-D", "-f", "-qq", "-o", "/dev/null", "-e", &option, program]);
+                strace
+            }
+        };
         command
             .args(["mount", "-o", &options])
             .arg(&self.stack.merged);
@@ -208,7 +220,11 @@ impl Mounted {
     /// Kills the daemon with SIGKILL and removes the dead mount.
     pub fn kill(&mut self) {
         for daemon in &self.daemons {
-            pidfd_send_signal(daemon, Signal::KILL).unwrap();
+            match pidfd_send_signal(daemon, Signal::KILL) {
+                // It has been killed by other means.
+                Ok(()) | Err(Errno::SRCH) => {}
+                Err(error) => panic!("kill: {error}"),
+            }
         }
         self.wait_for_daemons();
         self.detach();
@@ -243,6 +259,14 @@ impl Mounted {
                 );
             }
         }
+    }
+
+    /// The process that serves the mount. Not for the kernel.
+    pub fn daemon(&self) -> u32 {
+        let fd = self.daemons.first().expect("a daemon").as_raw_fd();
+        let info = fs::read_to_string(format!("/proc/self/fdinfo/{fd}")).unwrap();
+        let pid = info.lines().find_map(|line| line.strip_prefix("Pid:"));
+        pid.expect("a pidfd").trim().parse().unwrap()
     }
 
     /// A path in the merged view.

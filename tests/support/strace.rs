@@ -1,10 +1,12 @@
-//! strace: counts a daemon's mutating system calls, or kills it at one of them.
+//! strace: counts a daemon's mutating system calls, or kills it or makes it fail at one of them.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Child, ChildStderr, Command, Stdio};
 use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process};
 
 use crate::model::mounts::end_of;
 
@@ -17,20 +19,17 @@ const MUTATING: &str = "?openat,?openat2,?mkdir,?mkdirat,?mknod,?mknodat,?link,?
     ?copy_file_range,?sendfile,?ioctl";
 
 /// strace at work on a daemon.
-pub(super) struct Tracer {
+#[derive(Debug)]
+pub struct Tracer {
     strace: Child,
     /// Kept open: strace writes to it when it lets go.
     _messages: BufReader<ChildStderr>,
 }
 
 impl Tracer {
-    /// Follows the process `daemon`, from now on, writing its calls to `record`; kills it on entering its
-    /// n-th call of the system call given, counted per thread.
-    pub(super) fn attach(
-        daemon: u32,
-        record: &Path,
-        kill: Option<(&str, usize)>,
-    ) -> Result<Self, String> {
+    /// Follows the process `daemon`, from now on, writing its calls to `record`. `inject` is what `strace -e inject=`
+    /// takes; `when=` counts per thread.
+    pub fn attach(daemon: u32, record: &Path, inject: Option<&str>) -> Result<Self, String> {
         let mut command = Command::new("strace");
         command.args([
             "-f",
@@ -44,8 +43,8 @@ impl Tracer {
             .arg(record)
             .stdin(Stdio::null())
             .stderr(Stdio::piped());
-        if let Some((call, n)) = kill {
-            command.args(["-e", &format!("inject={call}:signal=KILL:when={n}")]);
+        if let Some(inject) = inject {
+            command.args(["-e", &format!("inject={inject}")]);
         }
         let mut strace = command
             .spawn()
@@ -70,14 +69,21 @@ impl Tracer {
         })
     }
 
+    /// Lets the daemon go on alone.
+    pub fn detach(mut self) -> Result<(), String> {
+        let strace = Pid::from_child(&self.strace);
+        kill_process(strace, Signal::INT).map_err(|error| error.to_string())?;
+        end_of(&mut self.strace, Duration::from_secs(20)).map(drop)
+    }
+
     /// Waits until the daemon, and with it strace, has ended.
-    pub(super) fn finish(mut self) -> Result<(), String> {
+    pub fn finish(mut self) -> Result<(), String> {
         end_of(&mut self.strace, Duration::from_secs(20)).map(drop)
     }
 }
 
 /// How often one thread made each call, at most, in a record of [`Tracer`].
-pub(super) fn calls(record: &Path) -> BTreeMap<String, usize> {
+pub fn calls(record: &Path) -> BTreeMap<String, usize> {
     let text = std::fs::read_to_string(record).unwrap_or_default();
     let mut by_thread: BTreeMap<(String, String), usize> = BTreeMap::new();
     for line in text.lines() {
