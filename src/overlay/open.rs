@@ -132,9 +132,10 @@ impl Overlay {
         }
         let (file, attr) = {
             let state = node.state();
-            let file = match (state.open_file(), &state.data, &state.real) {
-                (None, Some(data), _) => (**data).clone(),
-                (None, None, Real::Lower(file)) => file.clone(),
+            let file = match (&state.data, &state.real) {
+                _ if state.open_file().is_some() => return Ok(None),
+                (Some(data), _) => (**data).clone(),
+                (None, Real::Lower(file)) => file.clone(),
                 _ => return Ok(None),
             };
             (file, state.attr)

@@ -165,8 +165,8 @@ impl Fixture {
             work,
             merged,
             options: self.options,
-            tracing: self.tracing,
             archived: self.archived || archived_lowers(),
+            tracing: self.tracing,
         };
         Mounted::new(stack, mounts, fingerprints, check_by_kernel)
     }
