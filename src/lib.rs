@@ -78,6 +78,7 @@
 //! | reading a lower | [`layer::lower`] |
 //! | a tar as a lower: its index, what its entries mean | [`layer::archive`] |
 //! | copying bytes and metadata | [`layer::copy`] |
+//! | images: names, manifests, what is stored where | [`image`], [`image::name`], [`image::manifest`], [`image::store`] |
 //! | `unsafe` | `layer/sys.rs`, nowhere else |
 //!
 //! # Who may use whom
@@ -87,6 +88,7 @@
 //! | [`cli`] | all below | touch a layer; write to stdout outside `cli/output.rs` |
 //! | [`fuse`](mod@fuse) | [`overlay`], and of [`layer`] the words that pass through it (names, attributes, errors) | decide; it alone uses the crate `fuser` |
 //! | [`overlay`] | [`layer`] | make a system call |
+//! | [`image`] | [`layer`] | know of mounts and requests |
 //! | [`layer`] | rustix | know of nodes or requests |
 //!
 //! `tests/tidy.rs` reads the sources and checks this table, and that mark literals, `unsafe` and output stay in their
@@ -154,5 +156,6 @@
 
 pub mod cli;
 pub mod fuse;
+pub mod image;
 pub mod layer;
 pub mod overlay;

@@ -1,0 +1,129 @@
+//! What is being written: nothing of it has a name before it is complete and verified.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+
+use tempfile::{NamedTempFile, TempDir};
+
+use super::{Store, publish};
+use crate::image::digest::{DiffId, Digest, Hashing};
+use crate::image::error::{Context, ImageError, Result};
+
+/// A blob on its way into the store; dropped unfinished, it leaves nothing.
+#[derive(Debug)]
+pub struct BlobWriter<'a> {
+    store: &'a Store,
+    file: Hashing<NamedTempFile>,
+}
+
+/// A layer on its way into the store: the bytes written are its uncompressed tar. Dropped unfinished, it leaves
+/// nothing.
+#[derive(Debug)]
+pub struct LayerWriter<'a> {
+    store: &'a Store,
+    dir: TempDir,
+    tar: Hashing<File>,
+}
+
+impl Store {
+    /// Begins a blob.
+    pub fn blob_writer(&self) -> Result<BlobWriter<'_>> {
+        let file = NamedTempFile::new_in(self.root.join("tmp"));
+        Ok(BlobWriter {
+            store: self,
+            file: Hashing::new(file.context(|| self.cannot_write())?),
+        })
+    }
+
+    /// Begins a layer.
+    pub fn layer_writer(&self) -> Result<LayerWriter<'_>> {
+        let dir = TempDir::new_in(self.root.join("tmp")).context(|| self.cannot_write())?;
+        let tar = File::options()
+            .read(true)
+            .write(true)
+            .create_new(true)
+            .open(dir.path().join("tar"))
+            .context(|| self.cannot_write())?;
+        Ok(LayerWriter {
+            store: self,
+            dir,
+            tar: Hashing::new(tar),
+        })
+    }
+
+    /// Stores `bytes` as a blob.
+    pub fn put_blob(&self, bytes: &[u8]) -> Result<Digest> {
+        let digest = Digest::of(bytes);
+        let path = self.by_digest("blobs", digest);
+        if !path.exists() {
+            publish::replace(&self.root.join("tmp"), &path, bytes)
+                .context(|| self.cannot_write())?;
+        }
+        Ok(digest)
+    }
+
+    fn cannot_write(&self) -> String {
+        format!("cannot write to the image store {}", self.root.display())
+    }
+}
+
+impl Write for BlobWriter<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.file.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
+}
+
+impl BlobWriter<'_> {
+    /// Publishes a compressed layer that was seen to unpack to `diff_id`; returns the blob's digest and length.
+    pub fn finish_layer(self, diff_id: DiffId) -> Result<(Digest, u64)> {
+        let (file, digest, length) = self.file.finish();
+        let cannot = || self.store.cannot_write();
+        publish::publish(file, &self.store.by_digest("blobs", digest)).context(cannot)?;
+        let note = self.store.by_digest("diffs", digest);
+        publish::replace(
+            &self.store.root.join("tmp"),
+            &note,
+            format!("{diff_id}\n").as_bytes(),
+        )
+        .context(cannot)?;
+        Ok((digest, length))
+    }
+}
+
+impl Write for LayerWriter<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.tar.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.tar.flush()
+    }
+}
+
+impl LayerWriter<'_> {
+    /// Checks the layer against `expected`, if that is known, and publishes it; returns its diffID and length.
+    pub fn finish(self, expected: Option<DiffId>) -> Result<(DiffId, u64)> {
+        let (tar, digest, length) = self.tar.finish();
+        let diff_id = DiffId(digest);
+        if let Some(expected) = expected
+            && expected != diff_id
+        {
+            return Err(ImageError::malformed(format!(
+                "the layer unpacks to {diff_id}, but the image config says {expected}"
+            )));
+        }
+        let cannot = || self.store.cannot_write();
+        if self.store.has_layer(diff_id) {
+            return Ok((diff_id, length));
+        }
+        fs::write(self.dir.path().join("index"), b"").context(cannot)?;
+        tar.sync_all().context(cannot)?;
+        let to = self.store.by_digest("layers", diff_id.0);
+        publish::publish_dir(&self.dir.keep(), &to).context(cannot)?;
+        Ok((diff_id, length))
+    }
+}
