@@ -4,11 +4,20 @@
 //! Images come in from archives and layouts and go out again with the bytes they came with: writing them anew would
 //! change their digests. Nothing from an archive ever becomes a path on the host.
 
+pub mod compress;
 pub mod config;
 pub mod digest;
+mod docker;
 pub mod error;
+pub mod ingest;
+pub mod load;
 pub mod manifest;
 pub mod name;
+mod oci;
+mod outer;
+mod plan;
+pub mod platform;
+mod source;
 pub mod store;
 
 use config::Config;

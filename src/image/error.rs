@@ -20,6 +20,8 @@ pub enum Cause {
     InUse,
     /// The system refused.
     System,
+    /// Given up, because something else went wrong.
+    Stopped,
 }
 
 /// One sentence, without a trailing newline or full stop, and its [`Cause`].

@@ -26,6 +26,14 @@ pub mod media {
     /// Docker's list of manifests.
     pub const DOCKER_LIST: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
 
+    /// Docker's config.
+    pub const DOCKER_CONFIG: &str = "application/vnd.docker.container.image.v1+json";
+
+    /// Whether a manifest whose config is of this type is one of an image: signatures and other artifacts have others.
+    pub fn is_config(media_type: &str) -> bool {
+        matches!(media_type, CONFIG | DOCKER_CONFIG | "")
+    }
+
     /// Whether a descriptor of this type leads to more manifests.
     pub fn is_index(media_type: &str) -> bool {
         matches!(media_type, INDEX | DOCKER_LIST)

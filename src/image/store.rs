@@ -174,6 +174,13 @@ impl Store {
         )))
     }
 
+    /// Length of its tar in bytes.
+    pub fn layer_size(&self, diff_id: DiffId) -> Result<u64> {
+        let tar = self.layer(diff_id)?.tar;
+        let metadata = fs::metadata(&tar).context(|| format!("cannot read {}", tar.display()))?;
+        Ok(metadata.len())
+    }
+
     /// The file that has the bytes of `digest`: a blob, or a layer that is its own blob.
     pub fn blob_path(&self, digest: Digest) -> Option<PathBuf> {
         let blob = self.by_digest("blobs", digest);
