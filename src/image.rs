@@ -19,6 +19,7 @@ mod plan;
 pub mod platform;
 mod source;
 pub mod store;
+pub mod time;
 
 use config::Config;
 use digest::{ChainId, DiffId, Digest, ImageId, ManifestDigest};

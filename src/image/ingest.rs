@@ -218,9 +218,12 @@ fn unpack(
             .left
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, spend)
             .map_err(|_| too_large(limits.all))?;
-        writer
-            .write_all(&buffer[..count])
-            .context(|| "cannot write to the image store")?;
+        match writer.write_all(&buffer[..count]) {
+            Err(error) if LayerWriter::is_tar_wrong(&error) => {
+                return Err(ImageError::malformed(error.to_string()));
+            }
+            other => other.context(|| "cannot write to the image store")?,
+        }
     }
 }
 

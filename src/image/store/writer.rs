@@ -1,6 +1,6 @@
 //! What is being written: nothing of it has a name before it is complete and verified.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{self, Write};
 
 use tempfile::{NamedTempFile, TempDir};
@@ -8,6 +8,7 @@ use tempfile::{NamedTempFile, TempDir};
 use super::{Store, publish};
 use crate::image::digest::{DiffId, Digest, Hashing};
 use crate::image::error::{Context, ImageError, Result};
+use crate::layer::archive::{IndexError, Indexer, Limits};
 
 /// A blob on its way into the store; dropped unfinished, it leaves nothing.
 #[derive(Debug)]
@@ -23,6 +24,7 @@ pub struct LayerWriter<'a> {
     store: &'a Store,
     dir: TempDir,
     tar: Hashing<File>,
+    indexer: Indexer,
 }
 
 impl Store {
@@ -48,6 +50,7 @@ impl Store {
             store: self,
             dir,
             tar: Hashing::new(tar),
+            indexer: Indexer::new(Limits::default()),
         })
     }
 
@@ -95,8 +98,11 @@ impl BlobWriter<'_> {
 }
 
 impl Write for LayerWriter<'_> {
+    /// Takes all of `bytes`. What is wrong with the tar is said by [`LayerWriter::finish`].
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.tar.write(bytes)
+        self.indexer.write_all(bytes)?;
+        self.tar.write_all(bytes)?;
+        Ok(bytes.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -107,6 +113,7 @@ impl Write for LayerWriter<'_> {
 impl LayerWriter<'_> {
     /// Checks the layer against `expected`, if that is known, and publishes it; returns its diffID and length.
     pub fn finish(self, expected: Option<DiffId>) -> Result<(DiffId, u64)> {
+        let index = self.indexer.finish().map_err(|error| ImageError::malformed(error.to_string()))?;
         let (tar, digest, length) = self.tar.finish();
         let diff_id = DiffId(digest);
         if let Some(expected) = expected
@@ -116,14 +123,24 @@ impl LayerWriter<'_> {
                 "the layer unpacks to {diff_id}, but the image config says {expected}"
             )));
         }
-        let cannot = || self.store.cannot_write();
         if self.store.has_layer(diff_id) {
             return Ok((diff_id, length));
         }
-        fs::write(self.dir.path().join("index"), b"").context(cannot)?;
-        tar.sync_all().context(cannot)?;
+        let cannot = || self.store.cannot_write();
+        let write = || {
+            let mut file = File::create_new(self.dir.path().join("index"))?;
+            file.write_all(index.bytes())?;
+            file.sync_all()?;
+            tar.sync_all()
+        };
+        write().context(cannot)?;
         let to = self.store.by_digest("layers", diff_id.0);
         publish::publish_dir(&self.dir.keep(), &to).context(cannot)?;
         Ok((diff_id, length))
+    }
+
+    /// What [`Write::write`] failed with, if it was the tar and not the disk.
+    pub(in crate::image) fn is_tar_wrong(error: &io::Error) -> bool {
+        error.get_ref().is_some_and(|error| error.is::<IndexError>())
     }
 }
