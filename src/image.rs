@@ -17,6 +17,8 @@ mod oci;
 mod outer;
 mod plan;
 pub mod platform;
+mod resolve;
+pub mod save;
 mod source;
 pub mod store;
 pub mod time;
@@ -24,7 +26,7 @@ pub mod time;
 use config::Config;
 use digest::{ChainId, DiffId, Digest, ImageId, ManifestDigest};
 use error::{ImageError, Result};
-use manifest::{Descriptor, Manifest};
+use manifest::{Descriptor, Manifest, Platform};
 
 /// One layer of an image.
 #[derive(Clone, Debug, Eq, PartialEq)]

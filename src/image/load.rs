@@ -1,7 +1,6 @@
 //! Bringing images in: every layer is read once, verified, indexed and stored, several at a time.
 
 use std::collections::HashMap;
-use std::fs::File;
 use std::io;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -318,11 +317,4 @@ fn legacy_config(chain: &[Value], layers: &[Ingested]) -> Result<Vec<u8>> {
     serde_json::to_vec(&config)
         .map_err(io::Error::from)
         .context(|| "cannot write a config")
-}
-
-impl Store {
-    /// A file without a name, for as long as it is open.
-    fn temporary_file(&self) -> io::Result<File> {
-        tempfile::tempfile_in(self.root().join("tmp"))
-    }
 }

@@ -18,16 +18,16 @@ use super::source::{Part, Source};
 
 /// The file that says that a directory is a layout.
 pub(super) const LAYOUT: &str = "oci-layout";
-const INDEX: &str = "index.json";
+pub(super) const INDEX: &str = "index.json";
 /// How deep indexes may lie in each other.
 const DEPTH_MAX: usize = 8;
 /// How many indexes and images are looked at.
 const DOCUMENTS_MAX: usize = 10_000;
 
 /// The name of an image, by containerd and docker: complete.
-const FULL_NAME: &str = "io.containerd.image.name";
+pub(super) const FULL_NAME: &str = "io.containerd.image.name";
 /// The name of an image by the specification: anything, often only a tag.
-const REF_NAME: &str = "org.opencontainers.image.ref.name";
+pub(super) const REF_NAME: &str = "org.opencontainers.image.ref.name";
 /// What buildkit says of descriptors that are no images.
 const ATTESTATION: &str = "vnd.docker.reference.type";
 

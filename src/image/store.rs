@@ -20,6 +20,9 @@
 //! digest, sync, rename. So a name in `blobs` or `layers` means complete and verified, whatever process is killed
 //! when; what is left in `tmp` is removed by the next process that is alone.
 
+mod fsck;
+mod gc;
+mod hold;
 mod publish;
 mod refs;
 mod writer;
@@ -38,7 +41,11 @@ use super::digest::{DiffId, Digest, ManifestDigest, plain};
 use super::error::{Cause, Context, ImageError, Result};
 use super::manifest::{Descriptor, JSON_MAX};
 
+pub use fsck::{Damage, Report};
+pub use gc::{Garbage, Keep};
+pub use hold::{Hold, MountRecord};
 pub use refs::Referred;
+pub(super) use refs::split_level;
 pub use writer::{BlobWriter, LayerWriter};
 
 /// The format described above.
@@ -124,6 +131,16 @@ impl Store {
         }
         self.empty_tmp();
         Ok(())
+    }
+
+    /// Writes a small file of the store whole.
+    pub(super) fn replace(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
+        publish::replace(&self.root.join("tmp"), path, bytes)
+    }
+
+    /// A file without a name, for as long as it is open.
+    pub(super) fn temporary_file(&self) -> io::Result<File> {
+        tempfile::tempfile_in(self.root.join("tmp"))
     }
 
     /// The directory that is the store.

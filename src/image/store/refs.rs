@@ -63,10 +63,8 @@ impl Store {
             manifest: image,
         };
         let json = serde_json::to_vec(&reference).map_err(io::Error::from);
-        json.and_then(|json| {
-            publish::replace(&self.root.join("tmp"), &self.reference(name), &json)
-        })
-        .context(|| format!("cannot write the name {name}"))?;
+        json.and_then(|json| self.replace(&self.reference(name), &json))
+            .context(|| format!("cannot write the name {name}"))?;
         Ok(before.filter(|&before| before != image))
     }
 
@@ -100,7 +98,7 @@ impl Store {
         if path.exists() {
             return Ok(());
         }
-        publish::replace(&self.root.join("tmp"), &path, b"")
+        self.replace(&path, b"")
             .context(|| format!("cannot write {}", path.display()))
     }
 
@@ -142,7 +140,7 @@ impl Store {
             .ok()
     }
 
-    fn entries(&self, dir: &str) -> Result<Vec<PathBuf>> {
+    pub(super) fn entries(&self, dir: &str) -> Result<Vec<PathBuf>> {
         let dir = self.root.join(dir);
         fs::read_dir(&dir)
             .and_then(|entries| entries.map(|entry| Ok(entry?.path())).collect())

@@ -59,8 +59,7 @@ impl Store {
         let digest = Digest::of(bytes);
         let path = self.by_digest("blobs", digest);
         if !path.exists() {
-            publish::replace(&self.root.join("tmp"), &path, bytes)
-                .context(|| self.cannot_write())?;
+            self.replace(&path, bytes).context(|| self.cannot_write())?;
         }
         Ok(digest)
     }
@@ -113,7 +112,10 @@ impl Write for LayerWriter<'_> {
 impl LayerWriter<'_> {
     /// Checks the layer against `expected`, if that is known, and publishes it; returns its diffID and length.
     pub fn finish(self, expected: Option<DiffId>) -> Result<(DiffId, u64)> {
-        let index = self.indexer.finish().map_err(|error| ImageError::malformed(error.to_string()))?;
+        let index = self
+            .indexer
+            .finish()
+            .map_err(|error| ImageError::malformed(error.to_string()))?;
         let (tar, digest, length) = self.tar.finish();
         let diff_id = DiffId(digest);
         if let Some(expected) = expected
@@ -141,6 +143,8 @@ impl LayerWriter<'_> {
 
     /// What [`Write::write`] failed with, if it was the tar and not the disk.
     pub(in crate::image) fn is_tar_wrong(error: &io::Error) -> bool {
-        error.get_ref().is_some_and(|error| error.is::<IndexError>())
+        error
+            .get_ref()
+            .is_some_and(|error| error.is::<IndexError>())
     }
 }
