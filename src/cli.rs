@@ -11,6 +11,7 @@ mod description;
 mod ephemeral;
 pub mod exit;
 mod generate;
+mod image;
 mod log;
 mod mount;
 mod mountinfo;
@@ -23,7 +24,7 @@ mod umount;
 mod virtual_xattr;
 
 use std::ffi::{OsStr, OsString};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::error::ErrorKind;
@@ -35,7 +36,10 @@ pub use options::MountOptions;
 use background::Role;
 use convention::{Call, Name};
 use exit::{Exit, Failure};
+use image::mount::ImageArgs;
 use options::Draft;
+
+use crate::image::store::Store;
 
 /// Merge read-only directories and one writable directory into one tree.
 ///
@@ -78,6 +82,8 @@ enum Command {
         #[arg(long)]
         watch: bool,
     },
+    #[command(flatten)]
+    Image(image::Command),
     /// Write the man pages into a directory
     #[command(hide = true)]
     Man {
@@ -139,9 +145,11 @@ struct MountArgs {
     /// Append the log to a file
     #[arg(long, value_name = "FILE")]
     log: Option<PathBuf>,
-    /// Where to mount
-    #[arg(value_name = "MNT")]
-    mountpoint: PathBuf,
+    #[command(flatten)]
+    image: ImageArgs,
+    /// An image, unless there are --lower: its name, or the path of an archive or layout; and where to mount
+    #[arg(value_name = "[IMAGE] MNT", required = true, num_args = 1..=2)]
+    places: Vec<OsString>,
     /// Run this with the view mounted, and unmount when it ends
     #[arg(last = true, value_name = "CMD")]
     command: Vec<OsString>,
@@ -181,8 +189,8 @@ fn run(args: &[OsString], role: Role) -> Result<u8, Failure> {
                 .subcommand_matches("mount")
                 .map(places)
                 .unwrap_or_default();
-            let draft = asked.draft(&order)?;
-            mount::run(draft.finish(name.defaults())?, role, args)
+            let (draft, store) = asked.draft(&order)?;
+            mount::run(draft.finish(name.defaults())?, role, args, store)
         }
         Command::Umount { mountpoint, lazy } => umount::run(&mountpoint, lazy),
         Command::Mounts { json } => mounts::run(json),
@@ -191,6 +199,7 @@ fn run(args: &[OsString], role: Role) -> Result<u8, Failure> {
             json,
             watch,
         } => stats::run(&mountpoint, json, watch),
+        Command::Image(command) => command.run(),
         Command::Man { dir } => generate::man(Cli::command(), &dir),
         Command::Completions { shell } => generate::completions(Cli::command(), shell),
     }
@@ -209,7 +218,7 @@ fn conventional(
             if fake {
                 mount::pretend(&options)
             } else {
-                mount::run(options, role, args)
+                mount::run(options, role, args, None)
             }
         }
         Call::Version if name == Name::FuseOverlayfs => show(convention::FUSE_OVERLAYFS_VERSION),
@@ -275,8 +284,9 @@ fn places(matches: &clap::ArgMatches) -> Places {
 }
 
 impl MountArgs {
-    fn draft(self, places: &Places) -> Result<Draft, Failure> {
-        let mut draft = Draft::at(self.mountpoint);
+    /// What is asked for, and the store of the image if it is one.
+    fn draft(self, places: &Places) -> Result<(Draft, Option<Store>), Failure> {
+        let mut draft = Draft::default();
         draft.foreground = self.foreground;
         draft.debug = self.debug;
         draft.ephemeral = self.ephemeral;
@@ -303,7 +313,28 @@ impl MountArgs {
                 draft.options(OsStr::new(option))?;
             }
         }
-        Ok(draft)
+        draft.owner(self.image.owner.unwrap_or_default());
+        let store = match &self.places[..] {
+            [mountpoint] if draft.has_lowers() => {
+                draft.mountpoint = Some(mountpoint.into());
+                None
+            }
+            _ if draft.has_lowers() => {
+                return Err(Failure::usage(
+                    "with --lower or lowerdir only MNT is given besides, no image",
+                ));
+            }
+            [] => {
+                return Err(Failure::usage(
+                    "no mountpoint is given; see 'plyfs mount --help'",
+                ));
+            }
+            [image, rest @ ..] => {
+                let mountpoint = rest.first().map(Path::new);
+                Some(draft.image(image::mount::find(&self.image, image, mountpoint)?)?)
+            }
+        };
+        Ok((draft, store))
     }
 }
 
@@ -318,7 +349,7 @@ mod tests {
             panic!("not a mount");
         };
         let order = places(matches.subcommand_matches("mount").unwrap());
-        asked.draft(&order)?.finish(Name::Plyfs.defaults())
+        asked.draft(&order)?.0.finish(Name::Plyfs.defaults())
     }
 
     fn refused(args: &[&str]) -> Failure {

@@ -9,6 +9,7 @@ pub mod config;
 pub mod digest;
 mod docker;
 pub mod error;
+pub mod import;
 pub mod ingest;
 pub mod load;
 pub mod manifest;

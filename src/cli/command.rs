@@ -8,6 +8,7 @@ use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
 use std::process::{Child, Command, ExitStatus};
 use std::thread;
 
@@ -18,14 +19,19 @@ use signal_hook::iterator::Signals;
 use super::exit::{Failure, why};
 use super::output;
 
-/// Runs `command` and returns the code to exit with.
-pub(super) fn run(command: &[OsString]) -> Result<u8, Failure> {
+/// Runs `command`, in `dir` if one is given, and returns the code to exit with.
+pub(super) fn run(command: &[OsString], dir: Option<&Path>) -> Result<u8, Failure> {
     let Some((program, args)) = command.split_first() else {
         return Err(Failure::usage("no command is given after '--'"));
     };
     let signals = Signals::new([SIGINT, SIGQUIT, SIGTERM, SIGHUP, SIGUSR1, SIGUSR2])
         .map_err(|error| Failure::other(format!("cannot handle signals: {}", why(&error))))?;
-    let mut child = match Command::new(program).args(args).spawn() {
+    let mut command = Command::new(program);
+    command.args(args);
+    if let Some(dir) = dir {
+        command.current_dir(dir);
+    }
+    let mut child = match command.spawn() {
         Ok(child) => child,
         Err(error) => return Ok(not_started(program, &error)),
     };
@@ -102,7 +108,7 @@ mod tests {
 
     fn run_words(words: &[&str]) -> u8 {
         let words: Vec<OsString> = words.iter().map(OsString::from).collect();
-        run(&words).unwrap()
+        run(&words, None).unwrap()
     }
 
     #[test]

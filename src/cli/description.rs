@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::options::MountOptions;
+use super::options::{MountOptions, MountedImage};
 
 /// Where the daemon shows it.
 pub(super) const XATTR: &str = "user.plyfs.mount";
@@ -29,6 +29,9 @@ pub(super) struct Description {
     pub(super) read_only: bool,
     /// As given, without the layers.
     pub(super) options: Vec<String>,
+    /// The image that the lowers are of.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) image: Option<MountedImage>,
 }
 
 impl Description {
@@ -57,6 +60,7 @@ impl Description {
             ephemeral: options.ephemeral,
             read_only: options.session.read_only || upper.is_none(),
             options: options.given.clone(),
+            image: options.image.clone(),
         }
     }
 }
@@ -74,7 +78,8 @@ mod tests {
 
     #[test]
     fn a_high_stack_still_fits_an_xattr() {
-        let mut draft = Draft::at("/m".into());
+        let mut draft = Draft::default();
+        draft.mountpoint = Some("/m".into());
         (0..2000).for_each(|n| draft.lower(format!("/{}/{n}", "x".repeat(100)).into()));
         let description = Description::of(&draft.finish(Name::Plyfs.defaults()).unwrap());
         assert_eq!(description.lower_count, 2000);

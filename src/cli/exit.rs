@@ -33,10 +33,14 @@ pub enum Exit {
     Fuse = 7,
     /// The path is not a plyfs mount.
     NotPlyfs = 8,
+    /// There is no such image, file or layer.
+    NotFound = 9,
+    /// An archive, an image or the store is damaged or not what it says it is.
+    Malformed = 10,
 }
 
 impl Exit {
-    const ALL: [Self; 9] = [
+    const ALL: [Self; 11] = [
         Self::Ok,
         Self::Failure,
         Self::Usage,
@@ -46,6 +50,8 @@ impl Exit {
         Self::Mountpoint,
         Self::Fuse,
         Self::NotPlyfs,
+        Self::NotFound,
+        Self::Malformed,
     ];
 
     /// The meaning of a code that another process of ours ended with.
@@ -80,6 +86,11 @@ pub const TABLE: &[(&str, &str)] = &[
         "FUSE is not available: /dev/fuse, fusermount3 or permission",
     ),
     ("8", "not a plyfs mount"),
+    ("9", "no such image, layer or file"),
+    (
+        "10",
+        "an archive, image or the store is damaged or malformed",
+    ),
     ("126", "CMD cannot be executed"),
     ("127", "CMD was not found"),
     ("128+N", "CMD was ended by signal N"),

@@ -18,22 +18,44 @@ use super::exit::{Exit, Failure, why};
 use super::options::MountOptions;
 use super::{command, log, output, umount};
 use crate::fuse::session::{Session, Unmounter};
+use crate::image::store::Store;
 use crate::layer::{self, stack::Stack};
 use crate::overlay::Overlay;
 
 /// Mounts in the way `options` and `role` ask for; returns the code to exit with. `args` is the whole
-/// command line, for the process that serves.
-pub(super) fn run(options: MountOptions, role: Role, args: &[OsString]) -> Result<u8, Failure> {
-    match role {
-        Role::Front if !options.command.is_empty() => with_command(&options, args),
-        Role::Front if !options.foreground => in_background(&options, args),
-        _ => serve(options, role).map(|()| Exit::Ok as u8),
+/// command line, for the process that serves. `store` has the image to mount, if it is one: nothing is removed from it
+/// before the mount is there.
+pub(super) fn run(
+    mut options: MountOptions,
+    role: Role,
+    args: &[OsString],
+    store: Option<Store>,
+) -> Result<u8, Failure> {
+    options.session.mountpoint = absolute(&options.session.mountpoint)?;
+    let args = match &options.image {
+        Some(image) if role == Role::Front => image.hand_over(args, &options.session.mountpoint),
+        _ => args.to_vec(),
+    };
+    let image = options.image.clone();
+    let mountpoint = options.session.mountpoint.clone();
+    let done = match role {
+        Role::Front if !options.command.is_empty() => with_command(&options, &args),
+        Role::Front if !options.foreground => in_background(&options, &args),
+        _ => serve(options, role, store).map(|()| Exit::Ok as u8),
+    };
+    if let (Err(_), Some(image), Role::Front) = (&done, image, role) {
+        image.remove_chosen(&mountpoint);
     }
+    done
 }
 
 fn in_background(options: &MountOptions, args: &[OsString]) -> Result<u8, Failure> {
     let _daemon = Daemon::start(args, Role::Background)?;
-    answers(&options.session.mountpoint)?;
+    let mountpoint = &options.session.mountpoint;
+    answers(mountpoint)?;
+    if options.image.as_ref().is_some_and(|image| image.chosen) {
+        output::print(&format!("{}\n", mountpoint.display()))?;
+    }
     Ok(Exit::Ok as u8)
 }
 
@@ -49,9 +71,13 @@ fn answers(mountpoint: &Path) -> Result<(), Failure> {
 }
 
 fn with_command(options: &MountOptions, args: &[OsString]) -> Result<u8, Failure> {
-    let mountpoint = absolute(&options.session.mountpoint)?;
+    let mountpoint = options.session.mountpoint.clone();
     let daemon = Daemon::start(args, Role::Companion)?;
-    let code = answers(&mountpoint).and_then(|()| command::run(&options.command));
+    // Nobody knows a mountpoint that was chosen, so CMD starts in it.
+    let chosen = options.image.as_ref().is_some_and(|image| image.chosen);
+    let dir = chosen.then_some(&mountpoint);
+    let code = answers(&mountpoint)
+        .and_then(|()| command::run(&options.command, dir.map(PathBuf::as_path)));
     match daemon.end() {
         Ok(Ended::Gone(status)) if status.success() => {}
         Ok(Ended::Gone(_)) => umount::clear_away(&mountpoint),
@@ -65,7 +91,7 @@ fn with_command(options: &MountOptions, args: &[OsString]) -> Result<u8, Failure
 }
 
 /// Mounts and serves until unmounted.
-fn serve(mut options: MountOptions, role: Role) -> Result<(), Failure> {
+fn serve(mut options: MountOptions, role: Role, store: Option<Store>) -> Result<(), Failure> {
     log::start(options.debug, options.log.as_deref())?;
     let system = |error: io::Error| Failure::other(format!("cannot serve: {}", why(&error)));
     role.leave_session().map_err(system)?;
@@ -78,13 +104,19 @@ fn serve(mut options: MountOptions, role: Role) -> Result<(), Failure> {
     let ephemeral_path = ephemeral
         .as_ref()
         .map(|ephemeral| ephemeral.path().to_owned());
-    options.session.mountpoint = absolute(&options.session.mountpoint)?;
+    let hold = store
+        .as_ref()
+        .zip(options.image.as_ref())
+        .map(|(store, image)| image.hold(store, &options))
+        .transpose()?;
     let description = Description::of(&options);
     options.session.description = serde_json::to_string(&description)
         .map_err(|error| Failure::other(format!("cannot describe the mount: {error}")))?;
 
     Session::check(&options.session)?;
     let stack = Stack::open(&options.stack)?;
+    // The image is held from here on; others may remove what they want.
+    drop(store);
     let overlay = Overlay::new(stack, options.overlay)?;
     let session = Session::mount(overlay, &options.session)?;
     let end = Arc::new(End {
@@ -108,7 +140,10 @@ fn serve(mut options: MountOptions, role: Role) -> Result<(), Failure> {
         });
     }
     let served = session.run();
-    drop(ephemeral);
+    drop((ephemeral, hold));
+    if let Some(image) = &options.image {
+        image.remove_chosen(&options.session.mountpoint);
+    }
     served.map_err(|error| {
         tracing::error!("serving ended: {error}");
         let mountpoint = options.session.mountpoint.display();

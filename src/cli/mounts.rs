@@ -85,7 +85,10 @@ impl Entry {
                     (_, true) => "(ephemeral)".to_owned(),
                     (upper, false) => upper.clone().unwrap_or_else(none),
                 },
-                layers(about),
+                match &about.image {
+                    Some(image) => image.name.clone(),
+                    None => layers(about),
+                },
                 if about.options.is_empty() {
                     none()
                 } else {

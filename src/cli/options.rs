@@ -13,8 +13,11 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::exit::Failure;
+use super::image::mount::Found;
+pub(super) use super::image::mount::MountedImage;
 use super::option_string::{self, Opt};
 use crate::fuse::session::{Poll, SessionConfig};
+use crate::image::store::Store;
 use crate::layer::stack::{
     Durability, OverrideStat, Owner, StackConfig, UpperConfig, XattrNamespace,
 };
@@ -44,6 +47,8 @@ pub struct MountOptions {
     pub command: Vec<OsString>,
     /// The options as given, without the layers: for `plyfs mounts`.
     pub given: Vec<String>,
+    /// The image that the lowers are of.
+    pub image: Option<MountedImage>,
 }
 
 /// What differs between callers when nothing is said.
@@ -70,6 +75,9 @@ pub(super) struct Draft {
     pub(super) log: Option<PathBuf>,
     pub(super) mountpoint: Option<PathBuf>,
     pub(super) command: Vec<OsString>,
+    image: Option<MountedImage>,
+    /// The upper is in our keeping.
+    managed: bool,
     stack: StackConfig,
     overlay: Options,
     lowerdir_given: bool,
@@ -91,12 +99,27 @@ pub(super) struct Draft {
 }
 
 impl Draft {
-    /// Nothing is said yet but where to mount.
-    pub(super) fn at(mountpoint: PathBuf) -> Self {
-        Self {
-            mountpoint: Some(mountpoint),
-            ..Self::default()
+    /// Mounts an image: its layers, and the upper that is kept for it.
+    pub(super) fn image(&mut self, found: Found) -> Result<Store, Failure> {
+        self.mountpoint = Some(found.mountpoint);
+        self.image = Some(found.image);
+        self.stack.lowers = found.layers;
+        if let Some(upper) = found.upper {
+            self.managed = true;
+            self.upper(upper.upper)?;
+            self.work(upper.work)?;
         }
+        Ok(found.store)
+    }
+
+    /// Whether a lower is given by now.
+    pub(super) fn has_lowers(&self) -> bool {
+        !self.stack.lowers.is_empty()
+    }
+
+    /// As whose the files of archives are shown.
+    pub(super) fn owner(&mut self, owner: Owner) {
+        self.stack.owner = owner;
     }
 
     /// Adds one layer below those given so far.
@@ -334,7 +357,7 @@ impl Draft {
         } else {
             Durability::Auto
         });
-        self.overlay.metacopy = self.metacopy.unwrap_or(self.ephemeral);
+        self.overlay.metacopy = self.metacopy.unwrap_or(self.ephemeral || self.managed);
         if self.metacopy == Some(true) && !self.overlay.redirect_dir {
             return Err(Failure::usage(
                 "options 'metacopy=on' and 'redirect_dir=off' contradict each other: a renamed file \
@@ -385,6 +408,7 @@ impl Draft {
             ephemeral: self.ephemeral,
             command: self.command,
             given: self.given,
+            image: self.image,
         }
     }
 }

@@ -17,6 +17,18 @@ pub(super) fn print(text: &str) -> Result<(), Failure> {
     }
 }
 
+/// Writes bytes to stdout.
+pub(super) fn write(bytes: &[u8]) -> Result<(), Failure> {
+    let mut stdout = io::stdout().lock();
+    let result = stdout.write_all(bytes).and_then(|()| stdout.flush());
+    result.map_err(|error| Failure::other(format!("cannot write to stdout: {}", why(&error))))
+}
+
+/// Stdout, for much.
+pub(super) fn bytes() -> impl Write {
+    io::stdout().lock()
+}
+
 /// Writes one line to stderr in the form every message has.
 pub(super) fn complain(sentence: &str) {
     let line = format!("plyfs: {}\n", sentence.trim_end().replace('\n', " "));
@@ -41,6 +53,34 @@ pub(super) fn table(header: &[&str], rows: &[Vec<String>]) -> String {
             line.extend(std::iter::repeat_n(' ', width - cell.chars().count() + 2));
         }
         text.push_str(line.trim_end());
+        text.push('\n');
+    }
+    text
+}
+
+/// Columns as docker pads them: at least 10 wide, three blanks between, the last one as it is.
+pub(super) fn docker_table(header: &[String], rows: &[Vec<String>]) -> String {
+    const LEAST: usize = 10;
+    const GAP: usize = 3;
+    let width = |column: usize| {
+        let all = std::iter::once(header).chain(rows.iter().map(Vec::as_slice));
+        let cells = all.filter_map(|row| row.get(column));
+        let longest = cells.map(|cell| cell.chars().count()).max();
+        LEAST.max(longest.unwrap_or_default() + GAP)
+    };
+    let widths: Vec<usize> = (0..header.len()).map(width).collect();
+    let mut text = String::new();
+    for row in std::iter::once(header).chain(rows.iter().map(Vec::as_slice)) {
+        for (column, cell) in row.iter().enumerate() {
+            text.push_str(cell);
+            if column + 1 < row.len() {
+                let width = widths.get(column).copied().unwrap_or_default();
+                text.extend(std::iter::repeat_n(
+                    ' ',
+                    width.saturating_sub(cell.chars().count()),
+                ));
+            }
+        }
         text.push('\n');
     }
     text

@@ -108,13 +108,13 @@ mod tests {
 
     #[test]
     fn truncated_and_damaged_streams_are_errors() {
-        let whole = gzip(&[7; 100_000]);
+        let whole = gzip(&vec![7; 100_000]);
         unpacked(&whole[..whole.len() - 3]).unwrap_err();
         let mut damaged = whole.clone();
         *damaged.last_mut().unwrap() ^= 1;
         unpacked(&damaged).unwrap_err();
         unpacked(&[&whole[..], b"garbage"].concat()).unwrap_err();
-        let zstd = zstd::encode_all(&[7; 100_000][..], 3).unwrap();
+        let zstd = zstd::encode_all(&vec![7; 100_000][..], 3).unwrap();
         unpacked(&zstd[..zstd.len() - 3]).unwrap_err();
     }
 }

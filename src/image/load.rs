@@ -145,7 +145,7 @@ pub(super) fn bring_in(
 }
 
 /// The same layer is read once, however often it is named.
-fn in_parallel(
+pub(super) fn in_parallel(
     store: &Store,
     layers: &[&PlannedLayer],
     options: LoadOptions<'_>,

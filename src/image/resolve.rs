@@ -70,7 +70,7 @@ impl Store {
         let within = |error: ImageError| error.within(load::shown(&path));
         let identity = Identity::of(&path);
         let note = self.source_note(&path, selector, options);
-        if let (Some(identity), Some(known)) = (&identity, self.known(&note))
+        if let (Some(identity), Some(known)) = (&identity, Known::read(&note))
             && known.file == *identity
             && self.has_image(known.manifest)
         {
@@ -108,10 +108,6 @@ impl Store {
             .join(Digest::of(key.as_bytes()).hex())
     }
 
-    fn known(&self, note: &Path) -> Option<Known> {
-        serde_json::from_slice(&fs::read(note).ok()?).ok()
-    }
-
     /// Without it the archive is read again, no more.
     fn remember(&self, note: &Path, known: &Known) {
         let written = serde_json::to_vec(known)
@@ -123,15 +119,21 @@ impl Store {
     }
 }
 
+impl Known {
+    fn read(note: &Path) -> Option<Self> {
+        serde_json::from_slice(&fs::read(note).ok()?).ok()
+    }
+}
+
 impl Identity {
     /// Of an archive, or of the file in a directory that names all others.
     fn of(path: &Path) -> Option<Self> {
         let mut metadata = fs::metadata(path).ok()?;
         if metadata.is_dir() {
-            let index = [oci::INDEX, docker::MANIFEST]
+            let mut index = [oci::INDEX, docker::MANIFEST]
                 .iter()
                 .map(|name| path.join(name));
-            metadata = index.filter_map(|path| fs::metadata(path).ok()).next()?;
+            metadata = index.find_map(|path| fs::metadata(path).ok())?;
         }
         metadata.is_file().then(|| Self {
             dev: metadata.dev(),

@@ -247,7 +247,7 @@ fn resolve(entries: &HashMap<Vec<u8>, Entry>, path: &str) -> Result<Option<(u64,
 }
 
 /// Copies `from` to its end, at most `limit` bytes.
-fn copy(from: &mut dyn Read, to: &mut File, limit: u64) -> Result<()> {
+pub(super) fn copy(from: &mut dyn Read, to: &mut File, limit: u64) -> Result<()> {
     let mut buffer = vec![0; 1 << 20];
     let mut left = limit;
     loop {

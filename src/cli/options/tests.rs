@@ -15,7 +15,10 @@ const USER: Defaults = Defaults {
 const ROOT: Defaults = Defaults { root: true, ..USER };
 
 fn draft(options: &str) -> Result<Draft, Failure> {
-    let mut draft = Draft::at("/m".into());
+    let mut draft = Draft {
+        mountpoint: Some("/m".into()),
+        ..Draft::default()
+    };
     draft.options(OsStr::new(options)).map(|()| draft)
 }
 
@@ -181,7 +184,10 @@ fn paths_given_twice_are_refused() {
 
 #[test]
 fn layers_of_both_spellings_stack_in_the_order_given() {
-    let mut draft = Draft::at("/m".into());
+    let mut draft = Draft {
+        mountpoint: Some("/m".into()),
+        ..Draft::default()
+    };
     draft.lower("/1".into());
     draft.options(OsStr::new("lowerdir=/2:/3")).unwrap();
     draft.lower("/4".into());

@@ -82,6 +82,15 @@ impl Store {
         Ok(live)
     }
 
+    /// Whether something other than a name needs the image.
+    pub fn is_held(&self, image: ManifestDigest) -> Result<bool> {
+        let mounted = self.mounted()?.iter().any(|mount| mount.manifest == image);
+        let uppers = self.uppers()?;
+        let mut uppers = uppers.iter().map(|upper| self.upper_image(upper));
+        Ok(mounted
+            || uppers.any(|made_for| matches!(made_for, Ok(Some(made_for)) if made_for == image)))
+    }
+
     /// The writable layer `name` for `image`: made at its first use, the same one at every other.
     pub fn upper(&self, name: &str, image: ManifestDigest) -> Result<UpperConfig> {
         let dir = self.upper_dir(name)?;

@@ -102,6 +102,12 @@ impl Store {
             .context(|| format!("cannot write {}", path.display()))
     }
 
+    /// An image whose names are gone is garbage from now on.
+    pub fn forget_image(&self, image: ManifestDigest) -> Result<()> {
+        let path = self.root.join("images").join(image.0.hex());
+        fs::remove_file(&path).context(|| format!("cannot remove {}", path.display()))
+    }
+
     /// Whether the image is here.
     pub fn has_image(&self, image: ManifestDigest) -> bool {
         self.root.join("images").join(image.0.hex()).exists()
