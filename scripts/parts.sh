@@ -82,6 +82,7 @@ part_stress() { suite stress; }
 part_fio() { suite fio; }
 part_apps() { suite apps; }
 part_debian() { suite debian; }
+part_images() { suite images; }
 
 # summary LOG: one line about a part that passed.
 summary() {

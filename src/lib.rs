@@ -79,6 +79,8 @@
 //! | a tar as a lower: its index, what its entries mean | [`layer::archive`] |
 //! | copying bytes and metadata | [`layer::copy`] |
 //! | images: names, manifests, what is stored where | [`image`], [`image::name`], [`image::manifest`], [`image::store`] |
+//! | how an archive or layout is read; one layer on its way in | [`image::load`], `image/docker.rs`, `image/oci.rs`, [`image::ingest`] |
+//! | what IMAGE may mean on the command line | `image/resolve.rs`, `cli/image/mount.rs` |
 //! | `unsafe` | `layer/sys.rs`, nowhere else |
 //!
 //! # Who may use whom

@@ -11,6 +11,7 @@
 mod cli;
 mod crash;
 mod hostile;
+mod image;
 mod model;
 mod posix;
 mod support;

@@ -290,13 +290,12 @@ fn help(arguments: &[&str]) -> String {
 fn every_option_the_readme_names_is_in_the_help_and_every_flag_of_mount_is_in_the_readme() {
     let readme = readme();
     let mount = help(&["mount"]);
-    let all = [
-        help(&[]),
-        mount.clone(),
-        help(&["umount"]),
-        help(&["mounts"]),
-    ]
-    .concat();
+    let others = [
+        "umount", "mounts", "load", "import", "images", "history", "inspect", "tree", "save", "gc",
+        "fsck",
+    ];
+    let others: String = others.iter().map(|command| help(&[command])).collect();
+    let all = [help(&[]), mount.clone(), others].concat();
     // Those of the scripts, which have a help of their own.
     let scripts = ["--quick", "--long"];
     let named = quoted(&readme)
@@ -329,6 +328,7 @@ fn every_option_the_readme_names_is_in_the_help_and_every_flag_of_mount_is_in_th
         .split_whitespace()
         .filter(|word| word.starts_with("--") && word.len() > 2)
     {
+        let flag = flag.split(['[', '=']).next().unwrap();
         let flag = flag.trim_end_matches(|c: char| !c.is_alphanumeric());
         if !readme.contains(flag) {
             complaints.push(format!(

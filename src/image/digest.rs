@@ -80,10 +80,10 @@ impl FromStr for Digest {
             let algorithm = text.split_once(':').map(|(algorithm, _)| algorithm);
             match algorithm {
                 Some("sha512" | "sha384" | "blake3") => ImageError::malformed(format!(
-                    "the digest algorithm of '{}' is not supported; only sha256 is",
+                    "digest of an algorithm that is not supported, only sha256 is: '{}'",
                     plain(text)
                 )),
-                _ => ImageError::malformed(format!("'{}' is not a digest", plain(text))),
+                _ => ImageError::malformed(format!("not a digest: '{}'", plain(text))),
             }
         })
     }
@@ -256,7 +256,7 @@ mod tests {
             format!("md5:{hex}"),
         ] {
             let error = text.parse::<Digest>().unwrap_err().to_string();
-            assert!(error.contains("is not a digest"), "{error}");
+            assert!(error.contains("not a digest: "), "{error}");
         }
         let error = format!("sha512:{}", "0".repeat(128)).parse::<Digest>();
         assert!(error.unwrap_err().to_string().contains("only sha256 is"));

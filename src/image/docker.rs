@@ -12,11 +12,12 @@ use std::collections::{BTreeMap, HashSet};
 
 use serde::Deserialize;
 use serde_json::Value;
+use serde_json::value::RawValue;
 
 use super::config::Config;
 use super::digest::plain;
 use super::error::{ImageError, Result};
-use super::manifest::{nullable, parse};
+use super::manifest::{nullable, parse, parse_any};
 use super::name::Name;
 use super::plan::{Plan, PlannedConfig, PlannedLayer};
 use super::source::Source;
@@ -41,8 +42,11 @@ struct Item {
 
 /// The images of an archive that has a `manifest.json`.
 pub(super) fn plans(source: &Source, manifest: &[u8]) -> Result<Vec<Plan>> {
-    let items: Vec<Item> = parse(manifest, MANIFEST)?;
-    items.iter().map(|item| plan(source, item)).collect()
+    let items: Vec<&RawValue> = parse_any(manifest, MANIFEST)?;
+    let plans = items
+        .iter()
+        .map(|item| plan(source, &parse(item.get().as_bytes(), MANIFEST)?));
+    plans.collect()
 }
 
 fn plan(source: &Source, item: &Item) -> Result<Plan> {

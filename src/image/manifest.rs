@@ -198,11 +198,21 @@ fn check_shape(json: &[u8], expected: &str, is_index: bool) -> Result<()> {
     Ok(())
 }
 
-/// Reads JSON; `what` names the document.
+/// Reads a JSON object; `what` names the document. serde would take an array for one, field by field.
 pub(super) fn parse<'a, T: Deserialize<'a>>(json: &'a [u8], what: &str) -> Result<T> {
-    serde_json::from_slice(json).map_err(|error| {
-        ImageError::malformed(format!("not a valid {what}: {}", plain(&error.to_string())))
-    })
+    if json.trim_ascii_start().first() != Some(&b'{') {
+        return Err(ImageError::malformed(format!(
+            "not a valid {what}: not an object"
+        )));
+    }
+    parse_any(json, what)
+}
+
+/// Reads JSON of any kind.
+pub(super) fn parse_any<'a, T: Deserialize<'a>>(json: &'a [u8], what: &str) -> Result<T> {
+    let error =
+        |error: serde_json::Error| format!("not a valid {what}: {}", plain(&error.to_string()));
+    serde_json::from_slice(json).map_err(|wrong| ImageError::malformed(error(wrong)))
 }
 
 impl Manifest {

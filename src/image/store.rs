@@ -102,8 +102,12 @@ impl Store {
     pub fn open(root: &Path) -> Result<Self> {
         let cannot = || format!("cannot open the image store {}", root.display());
         let root = std::path::absolute(root).context(cannot)?;
-        create(&root).context(cannot)?;
-        check_version(&root)?;
+        let is_new = !root.join("version").exists();
+        if is_new {
+            private_dir(&root)
+                .and_then(|()| check_empty(&root))
+                .context(cannot)?;
+        }
         let lock = File::options()
             .read(true)
             .write(true)
@@ -111,6 +115,12 @@ impl Store {
             .truncate(false)
             .open(root.join("lock"))
             .context(cannot)?;
+        if is_new {
+            // Of two that find none, one makes it.
+            flock(&lock, FlockOperation::LockExclusive).context(cannot)?;
+            create(&root).context(cannot)?;
+        }
+        check_version(&root)?;
         let store = Self { root, lock };
         if flock(&store.lock, FlockOperation::NonBlockingLockExclusive).is_ok() {
             store.empty_tmp();
@@ -277,33 +287,38 @@ impl Store {
     }
 }
 
+fn private_dir(path: &Path) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(path)
+}
+
+/// An existing directory of something else must not be taken for a store and filled.
+fn check_empty(root: &Path) -> io::Result<()> {
+    let is_ours = |name: &str| {
+        matches!(name, "lock" | "version")
+            || DIRS.iter().any(|dir| dir.split('/').next() == Some(name))
+    };
+    for entry in fs::read_dir(root)? {
+        let name = entry?.file_name();
+        if !name.to_str().is_some_and(is_ours) {
+            return Err(io::Error::other(format!(
+                "it is not a store: it holds '{}'; name an empty or new directory",
+                plain(&name.to_string_lossy())
+            )));
+        }
+    }
+    Ok(())
+}
+
 /// Makes the directories of a store that are missing.
 fn create(root: &Path) -> io::Result<()> {
     if root.join("version").exists() {
         return Ok(());
     }
-    let mut private = DirBuilder::new();
-    private.recursive(true).mode(0o700);
-    private.create(root)?;
-    // An existing directory of something else must not be taken for a store and filled.
-    let strange = fs::read_dir(root)?.flatten().find(|entry| {
-        let name = entry.file_name();
-        !DIRS
-            .iter()
-            .any(|dir| dir.split('/').next() == name.to_str())
-            && name != "lock"
-    });
-    if let Some(strange) = strange {
-        return Err(io::Error::other(format!(
-            "it is not a store: it holds '{}'; name an empty or new directory",
-            plain(&strange.file_name().to_string_lossy())
-        )));
-    }
     DIRS.iter()
-        .try_for_each(|dir| private.create(root.join(dir)))?;
+        .try_for_each(|dir| private_dir(&root.join(dir)))?;
     // Last: a version means that all of it is there.
     publish::replace(
-        root,
+        &root.join("tmp"),
         &root.join("version"),
         format!("{VERSION}\n").as_bytes(),
     )

@@ -38,7 +38,7 @@ pub(in crate::cli) struct ImageArgs {
     /// As whose the files of archives and images are shown: me, or image [image for root, else me]
     #[arg(long, value_name = "WHO", value_parser = owner)]
     pub(in crate::cli) owner: Option<Owner>,
-    /// The manifest of the image that the process in front found.
+    /// The image that the process in front found: `MANIFEST~N`.
     #[arg(long, hide = true)]
     found: Option<String>,
     /// Where the process in front decided to mount, in a directory made for that.
@@ -68,6 +68,9 @@ pub struct MountedImage {
     pub layers: usize,
     /// The mountpoint was made for the mount and goes with it.
     pub chosen: bool,
+    /// For the process that serves: `MANIFEST~N`.
+    #[serde(skip)]
+    found: String,
 }
 
 /// What a mount needs of an image.
@@ -92,8 +95,12 @@ pub(in crate::cli) fn find(
         .to_str()
         .ok_or_else(|| Failure::usage("the name of an image is not valid UTF-8"))?;
     let store = args.store.open()?;
-    let image = match &args.found {
-        Some(manifest) => store.image(ManifestDigest(manifest.parse()?))?,
+    let found = args.found.as_ref().and_then(|found| found.split_once('~'));
+    let image = match found {
+        Some((manifest, off)) => {
+            let whole = store.image(ManifestDigest(manifest.parse()?))?;
+            whole.without_top(off.parse().unwrap_or_default())?
+        }
         None => args.read.resolve(&store, text)?,
     };
     let (first, last) = range(args, image.layers.len())?;
@@ -133,6 +140,11 @@ pub(in crate::cli) fn find(
             store: store.root().to_owned(),
             layers: if first == 0 { last } else { 0 },
             chosen,
+            found: format!(
+                "{}~{}",
+                image.digest,
+                image.manifest.layers.len() - image.layers.len()
+            ),
         },
         layers,
         upper,
@@ -223,7 +235,7 @@ impl MountedImage {
     pub(in crate::cli) fn hand_over(&self, args: &[OsString], mountpoint: &Path) -> Vec<OsString> {
         let mut args = args.to_vec();
         // Behind the program's name and `mount`.
-        let mut found = vec![format!("--found={}", self.manifest).into()];
+        let mut found = vec![format!("--found={}", self.found).into()];
         if self.chosen {
             let mut chosen = OsString::from("--chosen=");
             chosen.push(mountpoint);
