@@ -8,6 +8,7 @@ mod background;
 mod command;
 mod convention;
 mod description;
+mod diff;
 mod ephemeral;
 pub mod exit;
 mod generate;
@@ -20,6 +21,7 @@ mod option_string;
 mod options;
 mod output;
 mod stats;
+mod tree;
 mod umount;
 mod virtual_xattr;
 
@@ -35,6 +37,7 @@ pub use options::MountOptions;
 
 use background::Role;
 use convention::{Call, Name};
+use diff::DiffArgs;
 use exit::{Exit, Failure};
 use image::mount::ImageArgs;
 use options::Draft;
@@ -84,6 +87,7 @@ enum Command {
     },
     #[command(flatten)]
     Image(image::Command),
+    Diff(DiffArgs),
     /// Write the man pages into a directory
     #[command(hide = true)]
     Man {
@@ -200,6 +204,7 @@ fn run(args: &[OsString], role: Role) -> Result<u8, Failure> {
             watch,
         } => stats::run(&mountpoint, json, watch),
         Command::Image(command) => command.run(),
+        Command::Diff(args) => diff::run(&args),
         Command::Man { dir } => generate::man(Cli::command(), &dir),
         Command::Completions { shell } => generate::completions(Cli::command(), shell),
     }

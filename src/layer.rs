@@ -21,6 +21,7 @@ pub mod override_stat;
 pub mod stack;
 mod sys;
 pub mod upper;
+pub mod view;
 pub mod workdir;
 
 use rustix::io::Errno;

@@ -156,6 +156,7 @@
 //! - **alias**: one of a node's names.
 //! - **no-open mode**: OPEN and OPENDIR answered ENOSYS, after which the kernel sends none.
 
+pub mod changes;
 pub mod cli;
 pub mod fuse;
 pub mod image;

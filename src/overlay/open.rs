@@ -130,7 +130,7 @@ impl Overlay {
             };
             (file, state.attr)
         };
-        self.data_of(&file, &attr)?.archived()
+        self.stack.data_of(&file, &attr)?.archived()
     }
 
     /// Runs `act` on the node's open file. The caller holds `names`.
@@ -201,7 +201,10 @@ impl Overlay {
             Place::Lower(_) if write => Err(Errno::ROFS),
             Place::Lower(file) => {
                 let attr = node.state().attr;
-                self.data_of(&file, &attr)?.open().map(|fd| (fd, false))
+                self.stack
+                    .data_of(&file, &attr)?
+                    .open()
+                    .map(|fd| (fd, false))
             }
             Place::LowerDir(_) => Err(Errno::ISDIR),
             Place::Upper(held) => open_upper(self.upper()?, &held, write),

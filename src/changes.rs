@@ -1,0 +1,271 @@
+//! What one tree changes over another: the one source of `diff`, `commit` and what shows differences.
+//!
+//! Both trees are [`View`]s of layers. Where they share layers (an upper over its lowers, two images of one base) only
+//! directories they do not share are listed, so the differences of an upper cost what the upper holds, whatever lies
+//! below it. [`walk`] reports them in the words of `docker diff`: see [`Action`].
+//!
+//! - [`compare`]: whether two objects are equal, and if not, why.
+//! - [`owner`]: whose a file is that an ordinary user made.
+//! - [`layer_tar`]: changes as the tar archive of an image layer.
+
+pub mod compare;
+pub mod layer_tar;
+pub mod owner;
+
+use std::io::{self, Result};
+
+use crate::layer::attr::Kind;
+use crate::layer::name::OwnedName;
+use crate::layer::view::{MergedDir, Object, View};
+use compare::{Exactness, Reasons};
+use owner::Owners;
+
+/// What happened to a path.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Action {
+    /// It is new. All that a new directory holds is reported too.
+    Added,
+    /// It is in both trees and differs, or something in it does: a directory is reported before its contents, also if
+    /// it is itself equal ([`Reasons`] is empty then). What another type of object replaced is changed, not deleted.
+    Changed,
+    /// It is gone. What a deleted directory held is not reported.
+    Deleted,
+}
+
+/// One difference.
+#[derive(Debug)]
+pub struct Change<'a> {
+    /// Path relative to the root of the trees, without a slash at either end; never empty.
+    pub path: &'a [u8],
+    /// What happened.
+    pub action: Action,
+    /// In what the two differ; empty for additions and deletions.
+    pub reasons: Reasons,
+    /// What was there before.
+    pub before: Option<&'a Object>,
+    /// What is there now.
+    pub after: Option<&'a Object>,
+}
+
+/// The two trees that are compared, and how.
+#[derive(Debug)]
+pub struct Comparison {
+    /// The earlier tree.
+    pub before: View,
+    /// The later tree.
+    pub after: View,
+    /// What counts as equal.
+    pub exactness: Exactness,
+    /// Whose the files in directory layers are.
+    pub owners: Owners,
+    /// Report also what `docker diff` does not call a change but a layer must record: the time alone of a directory,
+    /// which changes with its contents, and that a file equal to what was there is now a link of another.
+    pub complete: bool,
+}
+
+/// Where a walk failed.
+#[derive(Debug)]
+pub struct WalkError {
+    /// Path relative to the root of the trees.
+    pub path: Vec<u8>,
+    /// What the system said.
+    pub error: io::Error,
+}
+
+/// A directory that is being compared.
+struct Frame {
+    before: Option<MergedDir>,
+    after: MergedDir,
+    /// Names yet to be compared; those that are gone are reported before any other.
+    names: std::vec::IntoIter<OwnedName>,
+    /// Length of the path of the directory.
+    length: usize,
+    /// The directory's own change, if it is to be reported only with one in it.
+    pending: Option<Pending>,
+}
+
+struct Pending {
+    before: Object,
+    after: Object,
+    reasons: Reasons,
+}
+
+impl Comparison {
+    /// Calls `report` for every difference, depth first: a directory before what is in it, of the names in a directory
+    /// first the deleted ones, then the others, each in the order of their bytes. If it fails, the error has the path
+    /// that was looked at.
+    pub fn walk(
+        &self,
+        mut report: impl FnMut(&Change<'_>) -> Result<()>,
+    ) -> std::result::Result<(), WalkError> {
+        let mut path = Vec::new();
+        self.walk_all(&mut path, &mut report)
+            .map_err(|error| WalkError { path, error })
+    }
+
+    fn walk_all(
+        &self,
+        path: &mut Vec<u8>,
+        report: &mut impl FnMut(&Change<'_>) -> Result<()>,
+    ) -> Result<()> {
+        let directory = |view: &View| -> Result<Option<MergedDir>> {
+            Ok(view.root()?.and_then(|root| root.directory().cloned()))
+        };
+        let mut frames = Vec::new();
+        if let Some(after) = directory(&self.after)? {
+            let before = directory(&self.before)?;
+            self.enter(&mut frames, path, (before, after), None, report)?;
+        }
+        // A stack of its own: trees may be deeper than the thread's.
+        while let Some(frame) = frames.last_mut() {
+            let Some(name) = frame.names.next() else {
+                frames.pop();
+                continue;
+            };
+            path.truncate(frame.length);
+            append(path, &name);
+            let before = match &frame.before {
+                Some(dir) => self.before.child(dir, name.get())?,
+                None => None,
+            };
+            if let Some(after) = self.after.child(&frame.after, name.get())? {
+                self.compare(&mut frames, path, (before, after), report)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Goes into a directory that is at `path` now: reports what is gone from it and leaves the rest for later.
+    fn enter(
+        &self,
+        frames: &mut Vec<Frame>,
+        path: &mut Vec<u8>,
+        (before, after): (Option<MergedDir>, MergedDir),
+        pending: Option<Pending>,
+        report: &mut impl FnMut(&Change<'_>) -> Result<()>,
+    ) -> Result<()> {
+        let length = path.len();
+        let mut names = after.names_apart(before.as_ref())?;
+        frames.push(Frame {
+            before: before.clone(),
+            after: after.clone(),
+            names: Vec::new().into_iter(),
+            length,
+            pending,
+        });
+        if let Some(before) = &before {
+            let mut left = Vec::with_capacity(names.len());
+            for name in names {
+                if self.after.child(&after, name.get())?.is_some() {
+                    left.push(name);
+                } else if let Some(gone) = self.before.child(before, name.get())? {
+                    append(path, &name);
+                    flush(frames, path, report)?;
+                    report(&Change {
+                        path,
+                        action: Action::Deleted,
+                        reasons: Reasons::default(),
+                        before: Some(&gone),
+                        after: None,
+                    })?;
+                    path.truncate(length);
+                }
+            }
+            names = left;
+        }
+        if let Some(frame) = frames.last_mut() {
+            frame.names = names.into_iter();
+        }
+        Ok(())
+    }
+
+    /// Compares what the two trees have at `path`.
+    fn compare(
+        &self,
+        frames: &mut Vec<Frame>,
+        path: &mut Vec<u8>,
+        (mut before, mut after): (Option<Object>, Object),
+        report: &mut impl FnMut(&Change<'_>) -> Result<()>,
+    ) -> Result<()> {
+        if before.as_ref().is_some_and(|before| before.is(&after)) {
+            return Ok(());
+        }
+        if let Some(before) = &mut before {
+            self.owners.apply(before, None);
+        }
+        self.owners.apply(&mut after, before.as_ref());
+        let reasons = match &before {
+            None => Reasons::default(),
+            Some(before) => self.reasons(before, &after)?,
+        };
+        let counts = before.is_none() || self.counts(reasons, after.kind());
+        if counts {
+            flush(frames, path, report)?;
+            report(&Change {
+                path,
+                action: match before {
+                    Some(_) => Action::Changed,
+                    None => Action::Added,
+                },
+                reasons,
+                before: before.as_ref(),
+                after: Some(&after),
+            })?;
+        }
+        let Some(dir) = after.directory().cloned() else {
+            return Ok(());
+        };
+        let old = before
+            .as_ref()
+            .and_then(|before| before.directory().cloned());
+        let pending = before.filter(|_| !counts).map(|before| Pending {
+            before,
+            after,
+            reasons,
+        });
+        self.enter(frames, path, (old, dir), pending, report)
+    }
+
+    /// Whether these reasons make a change by themselves.
+    fn counts(&self, reasons: Reasons, kind: Kind) -> bool {
+        if self.complete {
+            return !reasons.is_empty();
+        }
+        let reasons = reasons.without(Reasons::LINKS);
+        !reasons.is_empty() && (kind != Kind::Directory || reasons != Reasons::TIME)
+    }
+
+    /// In what two objects of one path differ.
+    fn reasons(&self, then: &Object, now: &Object) -> Result<Reasons> {
+        let reasons = compare::reasons((&self.before, then), (&self.after, now), self.exactness)?;
+        Ok(reasons)
+    }
+}
+
+fn append(path: &mut Vec<u8>, name: &OwnedName) {
+    if !path.is_empty() {
+        path.push(b'/');
+    }
+    path.extend_from_slice(name.get().bytes());
+}
+
+/// Reports the directories above a change that are not reported yet.
+fn flush(
+    frames: &mut [Frame],
+    path: &[u8],
+    report: &mut impl FnMut(&Change<'_>) -> Result<()>,
+) -> Result<()> {
+    for frame in frames {
+        let Some(pending) = frame.pending.take() else {
+            continue;
+        };
+        report(&Change {
+            path: &path[..frame.length],
+            action: Action::Changed,
+            reasons: pending.reasons,
+            before: Some(&pending.before),
+            after: Some(&pending.after),
+        })?;
+    }
+    Ok(())
+}
