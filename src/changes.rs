@@ -12,10 +12,11 @@ pub mod compare;
 pub mod layer_tar;
 pub mod owner;
 
+use std::collections::BTreeSet;
 use std::io::{self, Result};
 
 use crate::layer::attr::Kind;
-use crate::layer::name::OwnedName;
+use crate::layer::name::{Name, OwnedName};
 use crate::layer::view::{MergedDir, Object, View};
 use compare::{Exactness, Reasons};
 use owner::Owners;
@@ -111,10 +112,21 @@ impl Comparison {
         let directory = |view: &View| -> Result<Option<MergedDir>> {
             Ok(view.root()?.and_then(|root| root.directory().cloned()))
         };
+        let mut links = BTreeSet::new();
+        for view in [&self.before, &self.after] {
+            if view.has_links_below()? {
+                links.extend(linked_below(view)?);
+            }
+        }
+        let mut walk = Walk {
+            of: self,
+            links,
+            report,
+        };
         let mut frames = Vec::new();
         if let Some(after) = directory(&self.after)? {
             let before = directory(&self.before)?;
-            self.enter(&mut frames, path, (before, after), None, report)?;
+            walk.enter(&mut frames, path, (before, after), None)?;
         }
         // A stack of its own: trees may be deeper than the thread's.
         while let Some(frame) = frames.last_mut() {
@@ -129,23 +141,42 @@ impl Comparison {
                 None => None,
             };
             if let Some(after) = self.after.child(&frame.after, name.get())? {
-                self.compare(&mut frames, path, (before, after), report)?;
+                walk.compare(&mut frames, path, (before, after))?;
             }
         }
         Ok(())
     }
 
+    /// Whether these reasons make a change by themselves.
+    fn counts(&self, reasons: Reasons, kind: Kind) -> bool {
+        if self.complete {
+            return !reasons.is_empty();
+        }
+        let reasons = reasons.without(Reasons::LINKS);
+        !reasons.is_empty() && (kind != Kind::Directory || reasons != Reasons::TIME)
+    }
+}
+
+/// A walk that is under way.
+struct Walk<'a, F> {
+    of: &'a Comparison,
+    /// Paths that are not in the topmost layer and yet changed, as names of an inode that is.
+    links: BTreeSet<Vec<u8>>,
+    report: F,
+}
+
+impl<F: FnMut(&Change<'_>) -> Result<()>> Walk<'_, F> {
     /// Goes into a directory that is at `path` now: reports what is gone from it and leaves the rest for later.
     fn enter(
-        &self,
+        &mut self,
         frames: &mut Vec<Frame>,
         path: &mut Vec<u8>,
         (before, after): (Option<MergedDir>, MergedDir),
         pending: Option<Pending>,
-        report: &mut impl FnMut(&Change<'_>) -> Result<()>,
     ) -> Result<()> {
         let length = path.len();
         let mut names = after.names_apart(before.as_ref())?;
+        self.add_links(&mut names, path)?;
         frames.push(Frame {
             before: before.clone(),
             after: after.clone(),
@@ -156,12 +187,12 @@ impl Comparison {
         if let Some(before) = &before {
             let mut left = Vec::with_capacity(names.len());
             for name in names {
-                if self.after.child(&after, name.get())?.is_some() {
+                if self.of.after.child(&after, name.get())?.is_some() {
                     left.push(name);
-                } else if let Some(gone) = self.before.child(before, name.get())? {
+                } else if let Some(gone) = self.of.before.child(before, name.get())? {
                     append(path, &name);
-                    flush(frames, path, report)?;
-                    report(&Change {
+                    self.flush(frames, path)?;
+                    (self.report)(&Change {
                         path,
                         action: Action::Deleted,
                         reasons: Reasons::default(),
@@ -181,27 +212,29 @@ impl Comparison {
 
     /// Compares what the two trees have at `path`.
     fn compare(
-        &self,
+        &mut self,
         frames: &mut Vec<Frame>,
         path: &mut Vec<u8>,
         (mut before, mut after): (Option<Object>, Object),
-        report: &mut impl FnMut(&Change<'_>) -> Result<()>,
     ) -> Result<()> {
-        if before.as_ref().is_some_and(|before| before.is(&after)) {
+        let same = before.as_ref().is_some_and(|before| before.is(&after));
+        if same && self.links_below(path).next().is_none() {
             return Ok(());
         }
         if let Some(before) = &mut before {
-            self.owners.apply(before, None);
+            self.of.owners.apply(before, None);
         }
-        self.owners.apply(&mut after, before.as_ref());
+        self.of.owners.apply(&mut after, before.as_ref());
         let reasons = match &before {
             None => Reasons::default(),
-            Some(before) => self.reasons(before, &after)?,
+            Some(before) => {
+                compare::reasons((&self.of.before, before), (&self.of.after, &after), self.of.exactness)?
+            }
         };
-        let counts = before.is_none() || self.counts(reasons, after.kind());
+        let counts = before.is_none() || self.of.counts(reasons, after.kind());
         if counts {
-            flush(frames, path, report)?;
-            report(&Change {
+            self.flush(frames, path)?;
+            (self.report)(&Change {
                 path,
                 action: match before {
                     Some(_) => Action::Changed,
@@ -223,23 +256,70 @@ impl Comparison {
             after,
             reasons,
         });
-        self.enter(frames, path, (old, dir), pending, report)
+        self.enter(frames, path, (old, dir), pending)
     }
 
-    /// Whether these reasons make a change by themselves.
-    fn counts(&self, reasons: Reasons, kind: Kind) -> bool {
-        if self.complete {
-            return !reasons.is_empty();
+    /// Adds the names in the directory `path` that lead to `links`.
+    fn add_links(&self, names: &mut Vec<OwnedName>, path: &[u8]) -> Result<()> {
+        let known = names.len();
+        for below in self.links_below(path) {
+            let name = below.split(|&byte| byte == b'/').next().unwrap_or(below);
+            names.push(Name::from_bytes(name)?.to_owned());
         }
-        let reasons = reasons.without(Reasons::LINKS);
-        !reasons.is_empty() && (kind != Kind::Directory || reasons != Reasons::TIME)
+        if names.len() > known {
+            names.sort_by(|a, b| a.get().bytes().cmp(b.get().bytes()));
+            names.dedup();
+        }
+        Ok(())
     }
 
-    /// In what two objects of one path differ.
-    fn reasons(&self, then: &Object, now: &Object) -> Result<Reasons> {
-        let reasons = compare::reasons((&self.before, then), (&self.after, now), self.exactness)?;
-        Ok(reasons)
+    /// The paths of `links` below the directory `path`.
+    fn links_below<'b>(&'b self, path: &[u8]) -> impl Iterator<Item = &'b [u8]> {
+        let prefix = if path.is_empty() {
+            Vec::new()
+        } else {
+            [path, b"/"].concat()
+        };
+        let from = self.links.range(prefix.clone()..);
+        from.map_while(move |path| path.strip_prefix(prefix.as_slice()))
     }
+
+    /// Reports the directories above a change that are not reported yet.
+    fn flush(&mut self, frames: &mut [Frame], path: &[u8]) -> Result<()> {
+        for frame in frames {
+            let Some(pending) = frame.pending.take() else {
+                continue;
+            };
+            (self.report)(&Change {
+                path: &path[..frame.length],
+                action: Action::Changed,
+                reasons: pending.reasons,
+                before: Some(&pending.before),
+                after: Some(&pending.after),
+            })?;
+        }
+        Ok(())
+    }
+}
+
+/// The paths at which `view` shows inodes that only the hard-link index has there.
+fn linked_below(view: &View) -> Result<BTreeSet<Vec<u8>>> {
+    let mut found = BTreeSet::new();
+    let mut dirs: Vec<(Vec<u8>, MergedDir)> = Vec::new();
+    dirs.extend(view.root()?.and_then(|root| Some((Vec::new(), root.directory()?.clone()))));
+    while let Some((mut path, dir)) = dirs.pop() {
+        let length = path.len();
+        for (name, object) in view.list(&dir)? {
+            path.truncate(length);
+            append(&mut path, &name);
+            if object.is_indexed() {
+                found.insert(path.clone());
+            } else if let Some(dir) = object.directory() {
+                dirs.push((path.clone(), dir.clone()));
+            }
+        }
+    }
+    Ok(found)
 }
 
 fn append(path: &mut Vec<u8>, name: &OwnedName) {
@@ -247,25 +327,4 @@ fn append(path: &mut Vec<u8>, name: &OwnedName) {
         path.push(b'/');
     }
     path.extend_from_slice(name.get().bytes());
-}
-
-/// Reports the directories above a change that are not reported yet.
-fn flush(
-    frames: &mut [Frame],
-    path: &[u8],
-    report: &mut impl FnMut(&Change<'_>) -> Result<()>,
-) -> Result<()> {
-    for frame in frames {
-        let Some(pending) = frame.pending.take() else {
-            continue;
-        };
-        report(&Change {
-            path: &path[..frame.length],
-            action: Action::Changed,
-            reasons: pending.reasons,
-            before: Some(&pending.before),
-            after: Some(&pending.after),
-        })?;
-    }
-    Ok(())
 }

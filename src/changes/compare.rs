@@ -7,7 +7,7 @@ use std::fmt;
 use rustix::io::{Errno, Result};
 
 use crate::layer::at::split_names;
-use crate::layer::attr::{Attr, Kind, Time};
+use crate::layer::attr::{Kind, Time};
 use crate::layer::lower::LowerFile;
 use crate::layer::mark;
 use crate::layer::view::{Object, Place, View, same_file};
@@ -109,7 +109,7 @@ pub(super) fn reasons(
     {
         let differs = match a.kind {
             Kind::Symlink => file.link_target()? != new_file.link_target()?,
-            Kind::File => !same_content((old, file, a), (new, new_file, b), exactness)?,
+            Kind::File => !same_content((old, then), (new, now), exactness)?,
             _ => false,
         };
         reasons.add_if(Reasons::CONTENT, differs);
@@ -125,10 +125,11 @@ fn same_time(a: Time, b: Time, exactness: Exactness) -> bool {
 }
 
 fn same_content(
-    (old, then, a): (&View, &LowerFile, &Attr),
-    (new, now, b): (&View, &LowerFile, &Attr),
+    (old, then): (&View, &Object),
+    (new, now): (&View, &Object),
     exactness: Exactness,
 ) -> Result<bool> {
+    let (a, b) = (&then.attr, &now.attr);
     if a.size != b.size {
         return Ok(false);
     }
@@ -138,7 +139,7 @@ fn same_content(
     if exactness == Exactness::Tolerant && a.mtime == b.mtime && a.mtime.nsec != 0 {
         return Ok(true);
     }
-    let (then, now) = (old.data(then, a)?, new.data(now, b)?);
+    let (then, now) = (old.data(then)?, new.data(now)?);
     if same_file(&then, &now)? {
         return Ok(true);
     }

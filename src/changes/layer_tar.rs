@@ -11,7 +11,6 @@
 
 use std::collections::HashMap;
 use std::io::{self, Write};
-use std::path::PathBuf;
 
 use super::compare::xattrs;
 use super::{Action, Change, Comparison, WalkError};
@@ -19,7 +18,7 @@ use crate::layer::attr::{Kind, Time, decode_dev};
 use crate::layer::lower::LowerFile;
 use crate::layer::mark;
 use crate::layer::name::Name;
-use crate::layer::view::{Object, Place, View};
+use crate::layer::view::{Inode, Object, Place, View};
 
 const BLOCK: usize = 512;
 /// File data is read in pieces of this size.
@@ -89,8 +88,8 @@ pub fn write<W: Write>(
 struct Writer<W> {
     out: W,
     options: LayerOptions,
-    /// The first name of every file of several names, by layer, device and inode number.
-    first_names: HashMap<(PathBuf, u64, u64), Vec<u8>>,
+    /// The first name of every file of several names.
+    first_names: HashMap<Inode, Vec<u8>>,
     summary: LayerSummary,
     buffer: Vec<u8>,
 }
@@ -167,7 +166,7 @@ impl<W: Write> Writer<W> {
             }
             Place::File(file) => file,
         };
-        if let Some(first) = self.first_name(path, object, file) {
+        if let Some(first) = self.first_name(path, object) {
             (entry.link, entry.kind) = (&first, b'1');
             return self.put(&entry);
         }
@@ -190,22 +189,21 @@ impl<W: Write> Writer<W> {
             _ => {
                 entry.size = attr.size;
                 self.put(&entry)?;
-                self.put_data(&view.data(file, attr)?, attr.size)
+                self.put_data(&view.data(object)?, attr.size)
             }
         }
     }
 
     /// The name under which the file was written before; remembers this one otherwise.
-    fn first_name(&mut self, path: &[u8], object: &Object, file: &LowerFile) -> Option<Vec<u8>> {
+    fn first_name(&mut self, path: &[u8], object: &Object) -> Option<Vec<u8>> {
         if object.attr.nlink < 2 {
             return None;
         }
-        let layer = file.dir.lower().path.clone();
-        let key = (layer, object.attr.dev, object.attr.ino);
-        if let Some(first) = self.first_names.get(&key) {
+        let inode = object.inode();
+        if let Some(first) = self.first_names.get(&inode) {
             return Some(first.clone());
         }
-        self.first_names.insert(key, path.to_vec());
+        self.first_names.insert(inode, path.to_vec());
         None
     }
 

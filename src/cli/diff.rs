@@ -26,6 +26,9 @@ pub(super) struct DiffArgs {
     /// What lies below the upper A; repeat it, topmost first
     #[arg(long, value_name = "DIR", conflicts_with = "b")]
     lower: Vec<PathBuf>,
+    /// The workdir of the upper A, which knows hard links that only some names of were copied up
+    #[arg(long, value_name = "DIR", requires = "lower")]
+    work: Option<PathBuf>,
     /// Print JSON: the paths under "changed", "added" and "deleted"
     #[arg(long)]
     json: bool,
@@ -72,7 +75,7 @@ impl DiffArgs {
         let tree = if self.lower.is_empty() {
             Tree::at(&self.a)?
         } else {
-            Tree::upper_over(&self.a, &self.lower)?
+            Tree::upper_over(&self.a, &self.lower, self.work.as_deref())?
         };
         if !tree.has_upper && tree.mount.is_none() {
             return Err(Failure::usage(format!(

@@ -10,15 +10,19 @@ use super::exit::{Exit, Failure, why};
 use super::options::Draft;
 use super::{mountinfo, virtual_xattr};
 use crate::layer;
+use crate::layer::lower::LowerDir;
 use crate::layer::name::{Name, OwnedName};
 use crate::layer::stack::{LayerSource, OverrideStat, Owner, Stack, StackConfig, XattrNamespace};
 use crate::layer::view::View;
+use crate::layer::workdir::INDEX;
 
 /// A tree and the layers it is made of.
 #[derive(Debug)]
 pub(super) struct Tree {
     /// All layers, an upper topmost.
     stack: Arc<Stack>,
+    /// The hard-link index of the upper.
+    index: Option<Arc<LowerDir>>,
     /// The topmost layer is an upper.
     pub(super) has_upper: bool,
     /// What the mount says of itself, if it is one.
@@ -28,7 +32,11 @@ pub(super) struct Tree {
 impl Tree {
     /// The tree as it is.
     pub(super) fn whole(&self) -> View {
-        View::new(Arc::clone(&self.stack), 0)
+        let view = View::new(Arc::clone(&self.stack), 0);
+        match &self.index {
+            Some(index) => view.with_index(Arc::clone(index)),
+            None => view,
+        }
     }
 
     /// The tree without what its upper changes.
@@ -57,8 +65,12 @@ impl Tree {
         })
     }
 
-    /// The upper `path` over `lowers`, topmost first.
-    pub(super) fn upper_over(path: &Path, lowers: &[PathBuf]) -> Result<Self, Failure> {
+    /// The upper `path` over `lowers`, topmost first; `work` is its workdir, if that is known.
+    pub(super) fn upper_over(
+        path: &Path,
+        lowers: &[PathBuf],
+        work: Option<&Path>,
+    ) -> Result<Self, Failure> {
         let lowers = [&[path.to_owned()], lowers].concat();
         let lowers = lowers.into_iter().map(LayerSource::from).collect();
         let mut tree = Self::open(StackConfig {
@@ -67,12 +79,14 @@ impl Tree {
             ..StackConfig::default()
         })?;
         tree.has_upper = true;
+        tree.index = work.map(links_of).transpose()?.flatten();
         Ok(tree)
     }
 
     fn open(config: StackConfig) -> Result<Self, Failure> {
         Ok(Self {
             stack: Arc::new(Stack::open(&config)?),
+            index: None,
             has_upper: false,
             mount: None,
         })
@@ -110,9 +124,31 @@ impl Tree {
             ..StackConfig::default()
         })?;
         tree.has_upper = about.upper.is_some();
+        if let Some(work) = about.work.as_deref().filter(|_| keeps_links(&about)) {
+            tree.index = links_of(Path::new(work))?;
+        }
         tree.mount = Some(about);
         Ok(tree)
     }
+}
+
+/// Whether hard links of lower files stay links in the mount.
+fn keeps_links(about: &Description) -> bool {
+    let last = about.options.iter().rfind(|option| option.starts_with("index="));
+    last.is_none_or(|option| option == "index=on")
+}
+
+/// The hard-link index in the workdir `work`, if there is one.
+fn links_of(work: &Path) -> Result<Option<Arc<LowerDir>>, Failure> {
+    let index = work.join(INDEX);
+    if !index.is_dir() {
+        return Ok(None);
+    }
+    let stack = Stack::open(&StackConfig {
+        lowers: vec![index.into()],
+        ..StackConfig::default()
+    })?;
+    Ok(stack.roots.first().cloned())
 }
 
 /// How the mount reads its layers.

@@ -5,13 +5,15 @@
 
 use std::collections::BTreeMap;
 use std::ffi::CStr;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use rustix::io::{Errno, Result};
 
 use super::attr::{Attr, Kind};
+use super::handle::index_name;
 use super::lower::{Listed, Lower, LowerDir, LowerFile};
-use super::mark::{self, AufsName, Redirect};
+use super::mark::{self, AufsName, NlinkMark, Redirect};
 use super::name::{Name, OwnedName};
 use super::stack::Stack;
 
@@ -20,6 +22,7 @@ use super::stack::Stack;
 pub struct View {
     stack: Arc<Stack>,
     from: usize,
+    index: Option<Arc<LowerDir>>,
 }
 
 /// A directory of a view: the directories of the layers that it is merged of, topmost first; at least one.
@@ -44,6 +47,8 @@ pub struct Object {
     pub attr: Attr,
     /// Where it is.
     pub place: Place,
+    /// Of a file in the hard-link index: the lower file by whose name it was found.
+    copied_from: Option<LowerFile>,
 }
 
 /// Where an object of a view is.
@@ -73,12 +78,22 @@ impl Part {
     }
 }
 
-/// Whether the objects of these device and inode numbers are one, of one layer (perhaps opened twice).
+/// Whether the objects of these device and inode numbers are one: of one filesystem, or of one archive, which may be
+/// opened twice.
 fn same((a, a_dev, a_ino): (&Lower, u64, u64), (b, b_dev, b_ino): (&Lower, u64, u64)) -> bool {
-    // The device number of an archive is that of its place in a stack.
-    let same_dev = a_dev == b_dev || (a_dev == a.dev && b_dev == b.dev);
-    a_ino == b_ino && same_dev && a.path == b.path
+    inode(a, a_dev, a_ino) == inode(b, b_dev, b_ino)
 }
+
+/// What tells an inode from all others. The device number of an archive is only that of its place in a stack.
+fn inode(lower: &Lower, dev: u64, ino: u64) -> Inode {
+    match lower.archive() {
+        Some(_) => (Some(lower.path.clone()), 0, ino),
+        None => (None, dev, ino),
+    }
+}
+
+/// An inode of a directory layer by device and number, or of an archive by its path and number.
+pub type Inode = (Option<PathBuf>, u64, u64);
 
 impl MergedDir {
     /// The layers' directories, topmost first.
@@ -100,6 +115,7 @@ impl MergedDir {
         Some(Object {
             attr,
             place: Place::Directory(Self { parts, own }),
+            copied_from: None,
         })
     }
 
@@ -126,6 +142,15 @@ impl MergedDir {
         }
         names.keys().map(|name| owned(name)).collect()
     }
+}
+
+fn raw_names(dir: &LowerDir) -> Result<Vec<OwnedName>> {
+    let mut names = Vec::new();
+    dir.list(|listed| {
+        names.push(owned(listed.name)?);
+        Ok(())
+    })?;
+    Ok(names)
 }
 
 fn owned(name: &[u8]) -> Result<OwnedName> {
@@ -169,6 +194,16 @@ impl Object {
         }
     }
 
+    /// Whether only the hard-link index has it, under this name.
+    pub fn is_indexed(&self) -> bool {
+        self.copied_from.is_some()
+    }
+
+    /// What tells its inode from all others.
+    pub fn inode(&self) -> Inode {
+        inode(self.lower(), self.attr.dev, self.attr.ino)
+    }
+
     /// Whether its owner is the true one, not that of whoever could make the file.
     pub fn owner_is_exact(&self) -> bool {
         self.lower().owner_is_exact()
@@ -194,11 +229,7 @@ impl Object {
     pub fn is(&self, other: &Self) -> bool {
         match (&self.place, &other.place) {
             (Place::Directory(a), Place::Directory(b)) => a.is(b),
-            (Place::File(a), Place::File(b)) => {
-                let (attr, other) = (&self.attr, &other.attr);
-                let (a, b) = (a.dir.lower(), b.dir.lower());
-                same((a, attr.dev, attr.ino), (b, other.dev, other.ino))
-            }
+            (Place::File(_), Place::File(_)) => self.inode() == other.inode(),
             _ => false,
         }
     }
@@ -207,7 +238,65 @@ impl Object {
 impl View {
     /// What the lowers of `stack` from position `from` on show.
     pub fn new(stack: Arc<Stack>, from: usize) -> Self {
-        Self { stack, from }
+        Self {
+            stack,
+            from,
+            index: None,
+        }
+    }
+
+    /// The same view, where names of lower inodes of several names are looked for in the hard-link index of the mount
+    /// that wrote the topmost layer: the copied-up inode is there under the lower one's origin.
+    pub fn with_index(self, index: Arc<LowerDir>) -> Self {
+        Self {
+            index: Some(index),
+            ..self
+        }
+    }
+
+    /// Whether the index has an inode that names which are not in the topmost layer may lead to.
+    pub fn has_links_below(&self) -> Result<bool> {
+        let Some(index) = &self.index else {
+            return Ok(false);
+        };
+        let mut found = false;
+        for name in raw_names(index)? {
+            let attr = index.stat(name.get())?;
+            // The count of all names relative to that of the topmost layer's, the index entry being one of those.
+            found |= match index.marks(name.get())?.nlink {
+                _ if attr.kind == Kind::Directory || mark::is_whiteout(&attr) => false,
+                Some(NlinkMark::Upper(more)) => more >= 0,
+                Some(NlinkMark::Lower(_)) | None => true,
+            };
+        }
+        Ok(found)
+    }
+
+    /// What a name of the lower inode `file` shows if that inode was copied up by another name.
+    fn indexed(&self, file: &LowerFile, attr: &Attr) -> Result<Option<Object>> {
+        let upper = file.dir.lower().position == self.from;
+        let Some(index) = self.index.as_ref().filter(|_| !upper && attr.nlink > 1) else {
+            return Ok(None);
+        };
+        let Some(origin) = file.origin()? else {
+            return Ok(None);
+        };
+        let Ok(name) = owned(&index_name(&origin)) else {
+            return Ok(None);
+        };
+        match index.stat(name.get()) {
+            Ok(attr) if mark::is_whiteout(&attr) => Ok(None),
+            Ok(attr) => {
+                let dir = Arc::clone(index);
+                Ok(Some(Object {
+                    attr,
+                    place: Place::File(LowerFile { dir, name }),
+                    copied_from: Some(file.clone()),
+                }))
+            }
+            Err(Errno::NOENT) => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     /// The stack behind it.
@@ -260,8 +349,15 @@ impl View {
             if attr.kind != Kind::Directory {
                 if parts.is_empty() && !is_whiteout(dir, name.get(), &attr)? {
                     let dir = Arc::clone(dir);
-                    let place = Place::File(LowerFile { dir, name });
-                    return Ok(Some(Object { attr, place }));
+                    let file = LowerFile { dir, name };
+                    if let Some(indexed) = self.indexed(&file, &attr)? {
+                        return Ok(Some(indexed));
+                    }
+                    return Ok(Some(Object {
+                        attr,
+                        place: Place::File(file),
+                        copied_from: None,
+                    }));
                 }
                 break;
             }
@@ -300,9 +396,18 @@ impl View {
         Ok(Some(object))
     }
 
-    /// The file that holds the data of the regular file `object`: itself, unless it is a metadata-only copy.
-    pub fn data(&self, file: &LowerFile, attr: &Attr) -> Result<LowerFile> {
-        self.stack.data_of(file, attr)
+    /// The file that holds the data of a regular file: itself, unless it is a metadata-only copy.
+    pub fn data(&self, object: &Object) -> Result<LowerFile> {
+        let Place::File(file) = &object.place else {
+            return Err(Errno::ISDIR);
+        };
+        match &object.copied_from {
+            None => self.stack.data_of(file, &object.attr),
+            Some(lower) if object.attr.size > 0 && file.marks()?.metacopy => {
+                self.stack.data_of(lower, &object.attr)
+            }
+            Some(_) => Ok(file.clone()),
+        }
     }
 }
 
