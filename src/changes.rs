@@ -227,9 +227,11 @@ impl<F: FnMut(&Change<'_>) -> Result<()>> Walk<'_, F> {
         self.of.owners.apply(&mut after, before.as_ref());
         let reasons = match &before {
             None => Reasons::default(),
-            Some(before) => {
-                compare::reasons((&self.of.before, before), (&self.of.after, &after), self.of.exactness)?
-            }
+            Some(before) => compare::reasons(
+                (&self.of.before, before),
+                (&self.of.after, &after),
+                self.of.exactness,
+            )?,
         };
         let counts = before.is_none() || self.of.counts(reasons, after.kind());
         if counts {
@@ -306,7 +308,10 @@ impl<F: FnMut(&Change<'_>) -> Result<()>> Walk<'_, F> {
 fn linked_below(view: &View) -> Result<BTreeSet<Vec<u8>>> {
     let mut found = BTreeSet::new();
     let mut dirs: Vec<(Vec<u8>, MergedDir)> = Vec::new();
-    dirs.extend(view.root()?.and_then(|root| Some((Vec::new(), root.directory()?.clone()))));
+    dirs.extend(
+        view.root()?
+            .and_then(|root| Some((Vec::new(), root.directory()?.clone()))),
+    );
     while let Some((mut path, dir)) = dirs.pop() {
         let length = path.len();
         for (name, object) in view.list(&dir)? {

@@ -23,6 +23,7 @@ pub mod node;
 pub mod open;
 pub mod options;
 pub mod place;
+pub mod provenance;
 pub mod readdir;
 pub mod remove;
 pub mod rename;

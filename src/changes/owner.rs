@@ -10,12 +10,12 @@ use crate::layer::view::{Object, Place};
 pub enum Owners {
     /// As they are on disk.
     AsOnDisk,
-    /// Files of this user and group are whose they were before, else root's.
+    /// Files of this user and group are whose they were before, else those of others.
     Unprivileged {
-        /// The user who mounted.
-        uid: u32,
-        /// That user's group.
-        gid: u32,
+        /// The user and group who mounted.
+        own: (u32, u32),
+        /// The user and group whose new files are.
+        new: (u32, u32),
     },
 }
 
@@ -24,13 +24,13 @@ impl Owners {
     pub fn of_this_process() -> Self {
         match crate::layer::own_ids() {
             (0, _) => Self::AsOnDisk,
-            (uid, gid) => Self::Unprivileged { uid, gid },
+            own => Self::Unprivileged { own, new: (0, 0) },
         }
     }
 
     /// Gives `object` the owner it stands for; `before` is what was at its path, with its own owner found already.
     pub(super) fn apply(self, object: &mut Object, before: Option<&Object>) {
-        let Self::Unprivileged { uid, gid } = self else {
+        let Self::Unprivileged { own, new } = self else {
             return;
         };
         if object.owner_is_exact() {
@@ -44,11 +44,11 @@ impl Owners {
         let merged = merged.and_then(|dir| dir.stat_self().ok());
         let (old_uid, old_gid) = merged
             .or(before.map(|before| before.attr))
-            .map_or((0, 0), |attr| (attr.uid, attr.gid));
-        if object.attr.uid == uid {
+            .map_or(new, |attr| (attr.uid, attr.gid));
+        if object.attr.uid == own.0 {
             object.attr.uid = old_uid;
         }
-        if object.attr.gid == gid {
+        if object.attr.gid == own.1 {
             object.attr.gid = old_gid;
         }
     }

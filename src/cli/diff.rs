@@ -1,6 +1,7 @@
 //! `plyfs diff`: what one tree changes over another, in the words of `docker diff`.
 
-use std::path::PathBuf;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use serde_json::{Map, Value, json};
@@ -8,21 +9,26 @@ use serde_json::{Map, Value, json};
 use super::exit::{Exit, Failure, why};
 use super::image::units;
 use super::output;
-use super::tree::Tree;
+use super::tree::{FindArgs, Tree, TreeKind};
 use crate::changes::compare::{Exactness, Reasons};
 use crate::changes::owner::Owners;
 use crate::changes::{Action, Change, Comparison, WalkError};
 use crate::layer::attr::Kind;
+use crate::layer::stack::LayerSource;
 
 /// Show what a tree changes over another
 ///
-/// One argument: what the upper of a mount changes; it is named by its mountpoint or its upper, or any upper together
-/// with --lower. Two arguments: what turns the tree A into the tree B, each a mount or a directory.
+/// One argument: what the upper of a mount changes, named by the mountpoint or the upper; any other upper together with
+/// --lower; or what the topmost layer of an image changes. Two arguments: what turns the tree A into the tree B, each a
+/// mount, a directory, the tar of a layer, or an image: by its name, IMAGE~N without its N topmost layers, IMAGE#N only
+/// its layer N, or the path of an archive.
 ///
 /// Each line is a letter and a path: A added, C changed, D deleted. A directory is listed as changed if anything in it
 /// is; of a deleted one only itself is listed. Times of directories alone do not count.
 #[derive(Debug, Args)]
 pub(super) struct DiffArgs {
+    #[command(flatten)]
+    find: FindArgs,
     /// What lies below the upper A; repeat it, topmost first
     #[arg(long, value_name = "DIR", conflicts_with = "b")]
     lower: Vec<PathBuf>,
@@ -41,12 +47,12 @@ pub(super) struct DiffArgs {
     /// Print only how much changed
     #[arg(long, conflicts_with_all = ["reason", "size"])]
     stat: bool,
-    /// A mount, an upper or a directory
+    /// A mount, an upper, a directory, a layer or an image
     #[arg(value_name = "A")]
-    a: PathBuf,
+    a: OsString,
     /// What A is compared with
     #[arg(value_name = "B")]
-    b: Option<PathBuf>,
+    b: Option<OsString>,
 }
 
 /// One line of the list.
@@ -65,19 +71,20 @@ impl DiffArgs {
     fn comparison(&self) -> Result<Comparison, Failure> {
         if let Some(b) = &self.b {
             return Ok(Comparison {
-                before: Tree::at(&self.a)?.whole(),
-                after: Tree::at(b)?.whole(),
+                before: Tree::find(&self.a, &self.find)?.whole(),
+                after: Tree::find(b, &self.find)?.whole(),
                 exactness: Exactness::Tolerant,
                 owners: Owners::AsOnDisk,
                 complete: false,
             });
         }
         let tree = if self.lower.is_empty() {
-            Tree::at(&self.a)?
+            Tree::find(&self.a, &self.find)?
         } else {
-            Tree::upper_over(&self.a, &self.lower, self.work.as_deref())?
+            let lowers = self.lower.iter().cloned().map(LayerSource::from);
+            Tree::upper_over(Path::new(&self.a), lowers.collect(), self.work.as_deref())?
         };
-        if !tree.has_upper && tree.mount.is_none() {
+        if tree.kind == TreeKind::Alone {
             return Err(Failure::usage(format!(
                 "{} is not mounted: say what it is compared with, a second tree or --lower DIR",
                 self.a.display()

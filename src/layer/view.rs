@@ -3,7 +3,7 @@
 //! The rules are those of the mount (`overlay`): the topmost object of a name wins, directories merge until a
 //! whiteout, a non-directory or an opaque one, and redirects lead to other paths below.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::ffi::CStr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -60,8 +60,11 @@ pub enum Place {
     File(LowerFile),
 }
 
-/// Names in the layers' directories: `true` if an object, `false` if only marks say something of it.
-type Names = BTreeMap<Vec<u8>, bool>;
+/// As many as Linux follows in one path.
+const MAX_SYMLINKS: usize = 40;
+
+/// Names that directories of layers have, or that marks in them say something of.
+type Names = BTreeSet<Vec<u8>>;
 
 impl Part {
     fn new(dir: Arc<LowerDir>, attr: &Attr) -> Self {
@@ -140,7 +143,7 @@ impl MergedDir {
                 list(&part.dir, &mut names)?;
             }
         }
-        names.keys().map(|name| owned(name)).collect()
+        names.iter().map(|name| owned(name)).collect()
     }
 }
 
@@ -161,11 +164,11 @@ fn list(dir: &LowerDir, names: &mut Names) -> Result<()> {
     dir.list(|Listed { name, .. }| {
         match mark::aufs_name(name) {
             Some(AufsName::Whiteout(hidden)) => {
-                names.entry(hidden.bytes().to_vec()).or_insert(false);
+                names.insert(hidden.bytes().to_vec());
             }
             Some(AufsName::Opaque | AufsName::Reserved) => {}
             None => {
-                names.insert(name.to_vec(), true);
+                names.insert(name.to_vec());
             }
         }
         Ok(())
@@ -394,6 +397,48 @@ impl View {
             }
         }
         Ok(Some(object))
+    }
+
+    /// What the view shows at `path`, every symlink in which is followed within the view; ELOOP if they are too many.
+    pub fn resolve(&self, path: &[u8]) -> Result<Option<Object>> {
+        let components = |path: &[u8]| -> Vec<Vec<u8>> {
+            let parts = path.split(|&byte| byte == b'/').rev();
+            parts
+                .filter(|part| !matches!(*part, b"" | b"."))
+                .map(<[u8]>::to_vec)
+                .collect()
+        };
+        let Some(root) = self.root()? else {
+            return Ok(None);
+        };
+        let mut left = components(path);
+        let mut way = vec![root];
+        let mut links = 0;
+        while let Some(part) = left.pop() {
+            if part == b".." {
+                way.truncate(way.len().saturating_sub(1).max(1));
+                continue;
+            }
+            let dir = way[way.len() - 1].directory().ok_or(Errno::NOTDIR)?;
+            let Some(object) = self.child(dir, Name::from_bytes(&part)?)? else {
+                return Ok(None);
+            };
+            match &object.place {
+                Place::File(file) if object.kind() == Kind::Symlink => {
+                    links += 1;
+                    if links > MAX_SYMLINKS {
+                        return Err(Errno::LOOP);
+                    }
+                    let target = file.link_target()?;
+                    if target.starts_with(b"/") {
+                        way.truncate(1);
+                    }
+                    left.extend(components(&target));
+                }
+                _ => way.push(object),
+            }
+        }
+        Ok(way.pop())
     }
 
     /// The file that holds the data of a regular file: itself, unless it is a metadata-only copy.
