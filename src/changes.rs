@@ -2,7 +2,7 @@
 //!
 //! Both trees are [`View`]s of layers. Where they share layers (an upper over its lowers, two images of one base) only
 //! directories they do not share are listed, so the differences of an upper cost what the upper holds, whatever lies
-//! below it. [`walk`] reports them in the words of `docker diff`: see [`Action`].
+//! below it. [`Comparison::walk`] reports them in the words of `docker diff`: see [`Action`].
 //!
 //! - [`compare`]: whether two objects are equal, and if not, why.
 //! - [`owner`]: whose a file is that an ordinary user made.

@@ -1,5 +1,6 @@
 //! What a tree changes over another: `plyfs diff`, and changes as a layer.
 
+mod commit;
 mod diff;
 mod formats;
 mod law;

@@ -33,7 +33,7 @@ pub(super) struct CommitArgs {
     /// Who made it
     #[arg(short, long, value_name = "NAME")]
     author: Option<String>,
-    /// Change the configuration by a Dockerfile directive, for example 'CMD ["sh"]'; repeat it
+    /// Change the configuration by a Dockerfile directive, for example `USER www`; repeat it
     #[arg(short, long, value_name = "DIRECTIVE")]
     change: Vec<Directive>,
     /// The command that made the changes, for the history
@@ -45,7 +45,7 @@ pub(super) struct CommitArgs {
     /// How the new layer is kept and passed on
     #[arg(long, value_enum, default_value_t)]
     compression: Compression,
-    /// Record times after this one as this one, and make the image at it [$SOURCE_DATE_EPOCH]
+    /// Record times after this one as this one, and make the image at it [`$SOURCE_DATE_EPOCH`]
     #[arg(long, value_name = "SECONDS")]
     source_date_epoch: Option<i64>,
     /// Whose files are that this user made: UID[:GID], or 'disk' for as they are on disk [0:0]

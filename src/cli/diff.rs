@@ -26,6 +26,10 @@ use crate::layer::stack::LayerSource;
 /// Each line is a letter and a path: A added, C changed, D deleted. A directory is listed as changed if anything in it
 /// is; of a deleted one only itself is listed. Times of directories alone do not count.
 #[derive(Debug, Args)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "independent switches of the command line"
+)]
 pub(super) struct DiffArgs {
     #[command(flatten)]
     find: FindArgs,

@@ -216,7 +216,7 @@ impl Tree {
     fn open(kind: TreeKind, lowers: Vec<LayerSource>) -> Result<Self, Failure> {
         Self::open_as(
             kind,
-            StackConfig {
+            &StackConfig {
                 lowers,
                 owner: Owner::Image,
                 ..StackConfig::default()
@@ -224,9 +224,9 @@ impl Tree {
         )
     }
 
-    fn open_as(kind: TreeKind, config: StackConfig) -> Result<Self, Failure> {
+    fn open_as(kind: TreeKind, config: &StackConfig) -> Result<Self, Failure> {
         Ok(Self {
-            stack: Arc::new(Stack::open(&config)?),
+            stack: Arc::new(Stack::open(config)?),
             index: None,
             kind,
             image: None,
@@ -285,7 +285,7 @@ impl Tree {
             override_stat,
             ..StackConfig::default()
         };
-        let mut tree = Self::open_as(kind, config)?;
+        let mut tree = Self::open_as(kind, &config)?;
         tree.image = image;
         if let Some(work) = about.work.as_deref().filter(|_| keeps_links(&about)) {
             tree.index = links_of(Path::new(work))?;
@@ -403,10 +403,8 @@ pub(super) fn mount_of(path: &Path) -> Result<Option<(PathBuf, PathBuf)>, Failur
     let absolute = std::path::absolute(path)
         .map_err(|error| Failure::other(format!("{}: {}", path.display(), why(&error))))?;
     // The last component is looked at itself, also if it is a symlink.
-    let above = absolute.ancestors().skip(1);
-    let found = above
-        .filter_map(|above| Some((above, fs::canonicalize(above).ok()?)))
-        .next();
+    let mut above = absolute.ancestors().skip(1);
+    let found = above.find_map(|above| Some((above, fs::canonicalize(above).ok()?)));
     let real = match found {
         Some((above, real)) => real.join(absolute.strip_prefix(above).unwrap_or(&absolute)),
         None => absolute,

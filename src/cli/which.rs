@@ -20,7 +20,7 @@ use crate::layer::view::{Object, View};
 
 /// Show which layer a path comes from, and its versions in the layers below
 ///
-/// PATH is a path in a mount, or IMAGE:/PATH. The first line is the version that is seen; those below it are hidden.
+/// PATH is a path in a mount, or `IMAGE:/PATH`. The first line is the version that is seen; those below it are hidden.
 /// A deleted path can be asked for, too. Layers are numbered from the base, which is 1.
 #[derive(Debug, Args)]
 pub(super) struct WhichArgs {
@@ -29,7 +29,7 @@ pub(super) struct WhichArgs {
     /// Print JSON
     #[arg(long)]
     json: bool,
-    /// In a mount, or IMAGE:/PATH
+    /// In a mount, or `IMAGE:/PATH`
     #[arg(value_name = "PATH")]
     path: OsString,
 }

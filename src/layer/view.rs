@@ -250,6 +250,7 @@ impl View {
 
     /// The same view, where names of lower inodes of several names are looked for in the hard-link index of the mount
     /// that wrote the topmost layer: the copied-up inode is there under the lower one's origin.
+    #[must_use]
     pub fn with_index(self, index: Arc<LowerDir>) -> Self {
         Self {
             index: Some(index),

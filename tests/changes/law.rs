@@ -16,6 +16,7 @@ use crate::model::snapshot::{Entry, Listing, Tree, snapshot, timeless};
 use crate::model::{generate, layers};
 use crate::support::fixture::run;
 use crate::support::run::{base_dir, is_root, requires};
+use crate::support::tree::lines as in_lines;
 
 #[test]
 fn random_changes_are_told_and_recorded_exactly() {
@@ -132,7 +133,7 @@ impl Trial {
     }
 
     fn check_layer(&self, stack: &Stack, copy: &Path, after: &Tree) {
-        let all = [&[stack.upper.clone()], &stack.lowers[..]].concat();
+        let all = [std::slice::from_ref(&stack.upper), &stack.lowers[..]].concat();
         let tar = self.path("layer.tar");
         write_layer(&all, Some(&stack.work), Owners::AsOnDisk, &tar);
         let again = self.path("again.tar");
@@ -211,10 +212,7 @@ fn naive(before: &Tree, after: &Tree) -> String {
             above = parent(&above);
         }
     }
-    lines
-        .iter()
-        .map(|(path, letter)| format!("{letter} /{path}\n"))
-        .collect()
+    in_lines(&lines, |(path, letter)| format!("{letter} /{path}\n"))
 }
 
 /// What makes a change.
