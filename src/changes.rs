@@ -12,7 +12,7 @@ pub mod compare;
 pub mod layer_tar;
 pub mod owner;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::io::{self, Result};
 
 use crate::layer::attr::Kind;
@@ -109,42 +109,48 @@ impl Comparison {
         path: &mut Vec<u8>,
         report: &mut impl FnMut(&Change<'_>) -> Result<()>,
     ) -> Result<()> {
-        let directory = |view: &View| -> Result<Option<MergedDir>> {
-            Ok(view.root()?.and_then(|root| root.directory().cloned()))
-        };
-        let mut links = BTreeSet::new();
-        for view in [&self.before, &self.after] {
-            if view.has_links_below()? {
-                links.extend(linked_below(view)?);
-            }
-        }
         let mut walk = Walk {
             of: self,
-            links,
+            links: self.links()?,
+            added_only: false,
             report,
         };
-        let mut frames = Vec::new();
-        if let Some(after) = directory(&self.after)? {
-            let before = directory(&self.before)?;
-            walk.enter(&mut frames, path, (before, after), None)?;
+        walk.run(path)
+    }
+
+    /// The paths that change although neither they nor what they lead to is in a directory the trees do not share: as
+    /// names of an inode that did change, or that has a new name.
+    fn links(&self) -> Result<BTreeSet<Vec<u8>>> {
+        let mut renamed = HashSet::new();
+        // A new name of an old inode is that of a renamed directory's file.
+        if self.complete && self.before.root()?.is_some() {
+            let mut walk = Walk {
+                of: self,
+                links: BTreeSet::new(),
+                added_only: true,
+                report: |change: &Change<'_>| {
+                    let old = change.after.filter(|object| {
+                        object.attr.nlink > 1
+                            && object.directory().is_none()
+                            && object.lower().position != self.after.from()
+                    });
+                    renamed.extend(old.map(Object::inode));
+                    Ok(())
+                },
+            };
+            walk.run(&mut Vec::new())?;
         }
-        // A stack of its own: trees may be deeper than the thread's.
-        while let Some(frame) = frames.last_mut() {
-            let Some(name) = frame.names.next() else {
-                frames.pop();
-                continue;
-            };
-            path.truncate(frame.length);
-            append(path, &name);
-            let before = match &frame.before {
-                Some(dir) => self.before.child(dir, name.get())?,
-                None => None,
-            };
-            if let Some(after) = self.after.child(&frame.after, name.get())? {
-                walk.compare(&mut frames, path, (before, after))?;
+        let mut found = BTreeSet::new();
+        for view in [&self.before, &self.after] {
+            if view.has_links_below()? || !renamed.is_empty() {
+                let wanted = |object: &Object| {
+                    object.is_indexed()
+                        || (object.attr.nlink > 1 && renamed.contains(&object.inode()))
+                };
+                find_all(view, wanted, &mut found)?;
             }
         }
-        Ok(())
+        Ok(found)
     }
 
     /// Whether these reasons make a change by themselves.
@@ -162,10 +168,40 @@ struct Walk<'a, F> {
     of: &'a Comparison,
     /// Paths that are not in the topmost layer and yet changed, as names of an inode that is.
     links: BTreeSet<Vec<u8>>,
+    /// Do not look in what objects of both trees differ, and report only new ones and those that are gone.
+    added_only: bool,
     report: F,
 }
 
 impl<F: FnMut(&Change<'_>) -> Result<()>> Walk<'_, F> {
+    fn run(&mut self, path: &mut Vec<u8>) -> Result<()> {
+        let directory = |view: &View| -> Result<Option<MergedDir>> {
+            Ok(view.root()?.and_then(|root| root.directory().cloned()))
+        };
+        let mut frames = Vec::new();
+        if let Some(after) = directory(&self.of.after)? {
+            let before = directory(&self.of.before)?;
+            self.enter(&mut frames, path, (before, after), None)?;
+        }
+        // A stack of its own: trees may be deeper than the thread's.
+        while let Some(frame) = frames.last_mut() {
+            let Some(name) = frame.names.next() else {
+                frames.pop();
+                continue;
+            };
+            path.truncate(frame.length);
+            append(path, &name);
+            let before = match &frame.before {
+                Some(dir) => self.of.before.child(dir, name.get())?,
+                None => None,
+            };
+            if let Some(after) = self.of.after.child(&frame.after, name.get())? {
+                self.compare(&mut frames, path, (before, after))?;
+            }
+        }
+        Ok(())
+    }
+
     /// Goes into a directory that is at `path` now: reports what is gone from it and leaves the rest for later.
     fn enter(
         &mut self,
@@ -218,7 +254,8 @@ impl<F: FnMut(&Change<'_>) -> Result<()>> Walk<'_, F> {
         (mut before, mut after): (Option<Object>, Object),
     ) -> Result<()> {
         let same = before.as_ref().is_some_and(|before| before.is(&after));
-        if same && self.links_below(path).next().is_none() {
+        let linked = same && self.links.contains(path.as_slice());
+        if same && !linked && self.links_below(path).next().is_none() {
             return Ok(());
         }
         if let Some(before) = &mut before {
@@ -226,12 +263,12 @@ impl<F: FnMut(&Change<'_>) -> Result<()>> Walk<'_, F> {
         }
         self.of.owners.apply(&mut after, before.as_ref());
         let reasons = match &before {
-            None => Reasons::default(),
-            Some(before) => compare::reasons(
-                (&self.of.before, before),
-                (&self.of.after, &after),
-                self.of.exactness,
-            )?,
+            Some(_) if linked => Reasons::LINKS,
+            Some(before) if !self.added_only => {
+                let (old, new) = (&self.of.before, &self.of.after);
+                compare::reasons((old, before), (new, &after), self.of.exactness)?
+            }
+            _ => Reasons::default(),
         };
         let counts = before.is_none() || self.of.counts(reasons, after.kind());
         if counts {
@@ -304,27 +341,30 @@ impl<F: FnMut(&Change<'_>) -> Result<()>> Walk<'_, F> {
     }
 }
 
-/// The paths at which `view` shows inodes that only the hard-link index has there.
-fn linked_below(view: &View) -> Result<BTreeSet<Vec<u8>>> {
-    let mut found = BTreeSet::new();
+/// Adds the paths of all non-directories of `view` that are wanted.
+fn find_all(
+    view: &View,
+    wanted: impl Fn(&Object) -> bool,
+    found: &mut BTreeSet<Vec<u8>>,
+) -> Result<()> {
     let mut dirs: Vec<(Vec<u8>, MergedDir)> = Vec::new();
-    dirs.extend(
-        view.root()?
-            .and_then(|root| Some((Vec::new(), root.directory()?.clone()))),
-    );
+    let root = view.root()?;
+    dirs.extend(root.and_then(|root| Some((Vec::new(), root.directory()?.clone()))));
     while let Some((mut path, dir)) = dirs.pop() {
         let length = path.len();
         for (name, object) in view.list(&dir)? {
             path.truncate(length);
             append(&mut path, &name);
-            if object.is_indexed() {
-                found.insert(path.clone());
-            } else if let Some(dir) = object.directory() {
-                dirs.push((path.clone(), dir.clone()));
+            match object.directory() {
+                Some(dir) => dirs.push((path.clone(), dir.clone())),
+                None if wanted(&object) => {
+                    found.insert(path.clone());
+                }
+                None => {}
             }
         }
     }
-    Ok(found)
+    Ok(())
 }
 
 fn append(path: &mut Vec<u8>, name: &OwnedName) {

@@ -3,7 +3,7 @@
 //! Whoever works without root can give files to nobody else, so in directories everything is his. What he changed
 //! belongs to whom it belonged before, as an image's layer below says; what he made is recorded as root's.
 
-use crate::layer::view::{Object, Place};
+use crate::layer::view::{Object, Place, owner_is_exact};
 
 /// How the owners of files in directory layers are read.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -38,7 +38,7 @@ impl Owners {
         }
         // A renamed directory is still merged with what it was copied from.
         let merged = match &object.place {
-            Place::Directory(dir) => dir.layers().find(|dir| dir.lower().owner_is_exact()),
+            Place::Directory(dir) => dir.layers().find(|dir| owner_is_exact(dir.lower())),
             Place::File(_) => None,
         };
         let merged = merged.and_then(|dir| dir.stat_self().ok());

@@ -66,11 +66,6 @@ pub struct Tree {
 }
 
 impl Lower {
-    /// Whether owners in it are the true ones, not those of whoever could make the files.
-    pub fn owner_is_exact(&self) -> bool {
-        self.archive().is_some() || self.override_name().is_some()
-    }
-
     /// Says what the mountpoint looked like before it was covered. Where a layer is not a private clone, this is what
     /// it shows in place of anything mounted inside it.
     pub fn set_covered(&self, attr: Attr) {

@@ -209,7 +209,7 @@ impl Object {
 
     /// Whether its owner is the true one, not that of whoever could make the file.
     pub fn owner_is_exact(&self) -> bool {
-        self.lower().owner_is_exact()
+        owner_is_exact(self.lower())
     }
 
     /// Names of its xattrs, each ended by NUL.
@@ -455,6 +455,11 @@ impl View {
             Some(_) => Ok(file.clone()),
         }
     }
+}
+
+/// Whether owners in a layer are the true ones, not those of whoever could make the files.
+pub fn owner_is_exact(lower: &Lower) -> bool {
+    lower.archive().is_some() || lower.override_name().is_some()
 }
 
 /// Whether both are one file of one layer.

@@ -11,7 +11,7 @@ use super::{PLYFS, tar_names};
 use crate::support::disk::{View, build, read};
 use crate::support::fixture::run;
 use crate::support::run::{base_dir, own_ids};
-use crate::support::tree::{compare, parse};
+use crate::support::tree::{Entry, Kind, compare, parse};
 
 /// A directory with a store of its own and the image `base:1` of two layers; what is mounted on `m` goes with it.
 struct Place(tempfile::TempDir);
@@ -113,18 +113,32 @@ const CHANGE: &str = "echo new > etc/new; echo more >> etc/conf; rm etc/gone; mv
                       mkdir -m 1777 tmp; ln etc/new tmp/same; ln -s ../etc tmp/link; setfattr -n user.a -v b etc/new; \
                       truncate -s 100000 tmp/sparse";
 
+/// What is mounted, without what a layer does not record: the root itself, link counts of directories.
+fn tree(place: &Place) -> Vec<Entry> {
+    let mut entries = read(&place.path("m"), View::Merged);
+    entries.retain(|entry| entry.path != b".");
+    for entry in &mut entries {
+        if matches!(entry.kind, Kind::Dir) {
+            entry.nlink = None;
+        }
+    }
+    entries
+}
+
 #[test]
 fn the_image_committed_shows_what_the_mount_showed() {
     let place = Place::new();
     place.done(&["mount", "--ephemeral", "base:1", "m"]);
     place.sh(CHANGE);
-    let expected = read(&place.path("m"), View::Merged);
+    let expected = tree(&place);
     let id = place.done(&["commit", "-m", "why", "-a", "me", "m", "new:2"]);
     assert!(id.starts_with("sha256:") && id.len() == 72, "{id}");
     assert_eq!(place.done(&["diff", "m", "new:2"]), "");
     place.done(&["umount", "m"]);
     place.done(&["mount", "new:2", "m"]);
-    compare(&expected, &read(&place.path("m"), View::Merged)).unwrap();
+    if let Err(difference) = compare(&expected, &tree(&place)) {
+        panic!("{difference}");
+    }
     let links = |path: &str| fs::metadata(place.path("m").join(path)).unwrap().ino();
     assert_eq!(links("etc/new"), links("tmp/same"));
     assert_eq!(links("bin/tool"), links("bin/link"));
@@ -444,4 +458,28 @@ fn every_object_of_a_mount_tells_its_layer_and_lists_that_nowhere() {
         rustix::fs::XattrFlags::empty(),
     );
     assert_eq!(set, Err(rustix::io::Errno::PERM));
+}
+
+#[test]
+fn a_hard_link_that_moved_with_its_directory_stays_one() {
+    let place = Place::new();
+    let dir = place.path("linked");
+    fs::create_dir(&dir).unwrap();
+    build(&dir, &parse("a/one 'x'; b/two = a/one; c/three = a/one"));
+    let tar = place.path("linked.tar");
+    run("tar", &["-C", text_of(&dir), "-cf", text_of(&tar), "."]);
+    place.done(&["import", "linked.tar", "linked:1"]);
+    place.done(&["mount", "--ephemeral", "linked:1", "m"]);
+    place.sh("mv b moved");
+    assert_eq!(place.done(&["diff", "m"]), "D /b\nA /moved\nA /moved/two\n");
+    place.done(&["commit", "m", "linked:2"]);
+    place.done(&["umount", "m"]);
+    place.done(&["mount", "linked:2", "m"]);
+    let about = |path: &str| {
+        let metadata = fs::metadata(place.path("m").join(path)).unwrap();
+        (metadata.ino(), metadata.nlink())
+    };
+    assert_eq!(about("a/one").1, 3);
+    assert_eq!(about("a/one"), about("moved/two"));
+    assert_eq!(about("a/one"), about("c/three"));
 }

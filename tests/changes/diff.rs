@@ -173,5 +173,5 @@ fn a_directory_that_is_no_upper_cannot_be_compared_with_nothing() {
         .args(["diff", "/nonexistent"])
         .output()
         .unwrap();
-    assert_eq!(output.status.code(), Some(3));
+    assert_eq!(output.status.code(), Some(9));
 }
