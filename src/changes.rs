@@ -59,6 +59,8 @@ pub struct Comparison {
     pub exactness: Exactness,
     /// Whose the files in directory layers are.
     pub owners: Owners,
+    /// Where the owner of what there was before is found, if not in `before`.
+    pub owned_below: Option<View>,
     /// Report also what `docker diff` does not call a change but a layer must record: the time alone of a directory,
     /// which changes with its contents, and that a file equal to what was there is now a link of another.
     pub complete: bool,
@@ -258,10 +260,7 @@ impl<F: FnMut(&Change<'_>) -> Result<()>> Walk<'_, F> {
         if same && !linked && self.links_below(path).next().is_none() {
             return Ok(());
         }
-        if let Some(before) = &mut before {
-            self.of.owners.apply(before, None);
-        }
-        self.of.owners.apply(&mut after, before.as_ref());
+        self.find_owners(path, before.as_mut(), &mut after)?;
         let reasons = match &before {
             Some(_) if linked => Reasons::LINKS,
             Some(before) if !self.added_only => {
@@ -309,6 +308,32 @@ impl<F: FnMut(&Change<'_>) -> Result<()>> Walk<'_, F> {
             names.sort_by(|a, b| a.get().bytes().cmp(b.get().bytes()));
             names.dedup();
         }
+        Ok(())
+    }
+
+    /// Gives both objects at `path` the owners they stand for.
+    fn find_owners(
+        &self,
+        path: &[u8],
+        before: Option<&mut Object>,
+        after: &mut Object,
+    ) -> Result<()> {
+        let owners = self.of.owners;
+        if owners == Owners::AsOnDisk {
+            return Ok(());
+        }
+        let Some(before) = before else {
+            let below = match &self.of.owned_below {
+                Some(view) if !after.owner_is_exact() => view.at(path)?,
+                _ => None,
+            };
+            owners.apply(after, below.as_ref());
+            return Ok(());
+        };
+        // Of two trees either may be the one that knows.
+        let knows = after.owner_is_exact();
+        owners.apply(before, knows.then_some(&*after));
+        owners.apply(after, Some(before));
         Ok(())
     }
 

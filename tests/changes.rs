@@ -7,6 +7,7 @@ mod law;
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
@@ -58,6 +59,7 @@ fn write_layer(layers: &[PathBuf], work: Option<&Path>, owners: Owners, tar: &Pa
         after,
         exactness: Exactness::Exact,
         owners,
+        owned_below: None,
         complete: true,
     };
     let out = File::create(tar).unwrap();
@@ -118,4 +120,14 @@ fn apply_layer(tar: &Path, root: &Path) {
             "--exclude=.wh.*",
         ],
     );
+    // GNU tar leaves the bit that a new directory inherits from one with setgid.
+    let mut archive = tar::Archive::new(File::open(tar).unwrap());
+    for entry in archive.entries().unwrap() {
+        let entry = entry.unwrap();
+        if entry.header().entry_type().is_dir() {
+            let path = Path::new(root).join(entry.path().unwrap());
+            let mode = fs::Permissions::from_mode(entry.header().mode().unwrap());
+            fs::set_permissions(path, mode).unwrap();
+        }
+    }
 }

@@ -173,6 +173,7 @@ pub(super) fn run(args: &CommitArgs) -> Result<u8, Failure> {
         after: tree.whole(),
         exactness: Exactness::Exact,
         owners: args.owners(),
+        owned_below: squash.then(|| tree.below()),
         complete: true,
     };
     let options = CommitOptions {

@@ -74,11 +74,18 @@ struct Line {
 impl DiffArgs {
     fn comparison(&self) -> Result<Comparison, Failure> {
         if let Some(b) = &self.b {
+            let (before, after) = (Tree::find(&self.a, &self.find)?, Tree::find(b, &self.find)?);
+            let has_image = before.image.is_some() || after.image.is_some();
             return Ok(Comparison {
-                before: Tree::find(&self.a, &self.find)?.whole(),
-                after: Tree::find(b, &self.find)?.whole(),
+                before: before.whole(),
+                after: after.whole(),
                 exactness: Exactness::Tolerant,
-                owners: Owners::AsOnDisk,
+                owners: if has_image {
+                    Owners::of_this_process()
+                } else {
+                    Owners::AsOnDisk
+                },
+                owned_below: None,
                 complete: false,
             });
         }
@@ -99,6 +106,7 @@ impl DiffArgs {
             after: tree.whole(),
             exactness: Exactness::Exact,
             owners: Owners::of_this_process(),
+            owned_below: None,
             complete: false,
         })
     }

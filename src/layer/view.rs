@@ -400,6 +400,15 @@ impl View {
         Ok(Some(object))
     }
 
+    /// What the view shows at a path of names; none if a component of it is no directory.
+    pub fn at(&self, path: &[u8]) -> Result<Option<Object>> {
+        let names = path.split(|&byte| byte == b'/').map(owned);
+        match self.find(&names.collect::<Result<Vec<_>>>()?) {
+            Err(Errno::NOTDIR) => Ok(None),
+            other => other,
+        }
+    }
+
     /// What the view shows at `path`, every symlink in which is followed within the view; ELOOP if they are too many.
     pub fn resolve(&self, path: &[u8]) -> Result<Option<Object>> {
         let components = |path: &[u8]| -> Vec<Vec<u8>> {
