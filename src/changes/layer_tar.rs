@@ -115,7 +115,11 @@ impl<W: Write> Writer<W> {
             None => self.add_whiteout(change.path)?,
             Some(object) if object.kind() == Kind::Socket => {
                 self.summary.sockets += 1;
-                return Ok(());
+                if change.before.is_none() {
+                    return Ok(());
+                }
+                // What it replaced is gone all the same.
+                self.add_whiteout(change.path)?;
             }
             Some(object) => self.add_object(view, change.path, object)?,
         }
