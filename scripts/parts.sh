@@ -72,6 +72,17 @@ part_tmpfs() { on_filesystem tmpfs -t tmpfs -o size=2G tmpfs; }
 part_xfs() { mkfs.xfs -q "$(image xfs)" && on_filesystem xfs -o loop "$scratch/xfs.img"; }
 part_btrfs() { mkfs.btrfs -q "$(image btrfs)" && on_filesystem btrfs -o loop "$scratch/btrfs.img"; }
 
+# with_options OPTIONS: the tests with them on every mount.
+with_options() {
+    local tests
+    tests=$(build)
+    environment "$scratch"
+    PLYFS_TEST_OPTIONS=$1 PLYFS_MODEL_OPTIONS=$1 "$tests" posix:: model::
+}
+part_threads() { with_options threads=4; }
+part_tiny() { with_options cache_nodes=8,cache_dirs=8,cache_files=8; }
+part_passthrough() { with_options passthrough=on; }
+
 suite() {
     cargo build --quiet
     PLYFS=$target/debug/plyfs PLYFS_TEST_DIR=$scratch "scripts/suites/$1" plyfs

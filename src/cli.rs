@@ -134,7 +134,7 @@ struct MountArgs {
     /// The directory that receives all changes
     #[arg(long, value_name = "DIR")]
     upper: Option<PathBuf>,
-    /// An empty directory on the filesystem of the upper
+    /// A directory for work in progress, on the filesystem of the upper but not in it; keep it with the upper
     #[arg(long, value_name = "DIR")]
     work: Option<PathBuf>,
     /// Write to an upper of its own, made in $TMPDIR and gone after unmount

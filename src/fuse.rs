@@ -4,6 +4,7 @@ mod adapter;
 mod convert;
 pub mod mount;
 mod negotiate;
+pub mod passthrough;
 mod poll;
 mod pool;
 mod requests;

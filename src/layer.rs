@@ -52,6 +52,11 @@ pub fn own_ids() -> (u32, u32) {
     )
 }
 
+/// To be called once by a process that serves a mount, before it starts threads.
+pub fn tune_allocator() {
+    sys::tune_allocator();
+}
+
 /// Resident memory of this process in bytes, 0 if the system does not tell.
 pub fn resident_memory() -> u64 {
     let statm = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();

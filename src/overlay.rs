@@ -25,6 +25,7 @@ pub mod open;
 pub mod options;
 pub mod place;
 pub mod provenance;
+mod read_ahead;
 pub mod readdir;
 pub mod remove;
 pub mod rename;
@@ -44,7 +45,6 @@ pub use options::Options;
 use crate::layer::at::At;
 use crate::layer::attr::{Attr, Kind};
 use crate::layer::error::{Cause, SetupError};
-use crate::layer::fd::Fds;
 use crate::layer::handle::HandleSpace;
 use crate::layer::lower::LowerDir;
 use crate::layer::mark::Marks;
@@ -85,8 +85,6 @@ pub struct Overlay {
     ids: Ids,
     inos: InoMap,
     nodes: NodeTable,
-    /// Budget of descriptors for file content.
-    file_fds: Fds,
     /// See the module documentation.
     names: RwLock<()>,
     /// Filesystems whose file handles we can read, with their device numbers.
@@ -99,6 +97,7 @@ pub struct Overlay {
     /// User and group files get that we create.
     own: (u32, u32),
     generation: AtomicU64,
+    walk: read_ahead::Walk,
     counters: Counters,
     finished: AtomicBool,
 }
@@ -122,15 +121,13 @@ impl Overlay {
     }
 
     fn assemble(stack: Stack, options: Options) -> Result<Self> {
-        let budget = stack.dir_fds.budget();
-        if options.limits.dir_fds > 0 {
-            stack.dir_fds.set_budget(options.limits.dir_fds);
+        let limits = &options.limits;
+        let fds = &stack.fds;
+        for (pool, budget) in [(&fds.dirs, limits.dir_fds), (&fds.files, limits.file_fds)] {
+            if budget > 0 {
+                pool.set_budget(budget);
+            }
         }
-        let file_budget = if options.limits.file_fds > 0 {
-            options.limits.file_fds
-        } else {
-            budget
-        };
         let devices = stack.upper.iter().map(|upper| upper.dev);
         let devices = devices.chain(stack.lowers.iter().map(|lower| lower.dev));
         let inos = InoMap::new(devices, options.ino32);
@@ -152,7 +149,6 @@ impl Overlay {
             ids: Ids::new(&options),
             inos,
             nodes,
-            file_fds: Fds::new(file_budget),
             names: RwLock::new(()),
             origins: origin_spaces(&stack),
             index_fd,
@@ -160,6 +156,7 @@ impl Overlay {
             overrides,
             own: crate::layer::own_ids(),
             generation: AtomicU64::new(1),
+            walk: read_ahead::Walk::default(),
             counters: Counters::default(),
             finished: AtomicBool::new(false),
             stack,
@@ -241,7 +238,7 @@ fn root_node(stack: &Stack) -> Result<Node> {
     if state.sources() > 1 {
         attr.nlink = 1;
     }
-    let dir = Dir::new(state, None, stack.dir_fds.slot());
+    let dir = Dir::new(state, None, stack.fds.dirs.slot());
     Ok(Node::new(
         ROOT,
         0,
@@ -292,6 +289,6 @@ fn open_index(stack: &Stack, options: &Options) -> Result<(Option<Arc<OwnedFd>>,
         used = true;
         Ok(())
     })?;
-    let fd = At::Pinned(index.as_fd()).pin()?;
+    let fd = upper.pin(At::Pinned(index.as_fd()))?;
     Ok((Some(Arc::new(fd)), used))
 }

@@ -17,5 +17,5 @@ pub use mounted::Mounted;
 pub(crate) use run::requires;
 pub use run::{
     as_member, as_user, deviates, has_index, has_metacopy, has_origins, has_redirects, is_kernel,
-    is_root,
+    is_root, runs_with,
 };

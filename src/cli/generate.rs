@@ -36,7 +36,7 @@ fn pages(mut command: Command, dir: &Path) -> io::Result<()> {
         let mut text = Vec::new();
         page.render_title(&mut text)?;
         page.render_name_section(&mut text)?;
-        page.render_synopsis_section(&mut text)?;
+        synopsis(&mut text, command)?;
         page.render_description_section(&mut text)?;
         page.render_options_section(&mut text)?;
         if command.get_name() == "mount" {
@@ -50,6 +50,36 @@ fn pages(mut command: Command, dir: &Path) -> io::Result<()> {
         }
         list(&mut text, "EXIT STATUS", exit::TABLE)?;
         fs::write(dir.join(page.get_filename()), text)?;
+    }
+    Ok(())
+}
+
+/// How the command is called. That of `clap_mangen` leaves out what options take.
+fn synopsis(page: &mut Vec<u8>, command: &Command) -> io::Result<()> {
+    let name = command.get_bin_name().unwrap_or(command.get_name());
+    writeln!(page, ".SH SYNOPSIS\n\\fB{}\\fR", plain(name))?;
+    let (positionals, options): (Vec<_>, Vec<_>) = command
+        .get_arguments()
+        .filter(|arg| !arg.is_hide_set())
+        .partition(|arg| arg.is_positional());
+    for arg in options.into_iter().chain(positionals) {
+        let long = arg.get_long().map(|long| format!("--{long}"));
+        let flag = long.or_else(|| arg.get_short().map(|short| format!("-{short}")));
+        let takes_value = arg.is_positional() || arg.get_action().takes_values();
+        let values = arg.get_value_names().filter(|_| takes_value);
+        let value = values.map(|names| format!("\\fI{}\\fR", plain(&names[0])));
+        let flag = flag.map(|flag| format!("\\fB{}\\fR", plain(&flag)));
+        let last = arg.is_last_set().then(|| plain("--"));
+        let words: Vec<String> = [last, flag, value].into_iter().flatten().collect();
+        let words = words.join(" ");
+        if arg.is_required_set() {
+            writeln!(page, "{words}")?;
+        } else {
+            writeln!(page, "[{words}]")?;
+        }
+    }
+    if command.has_subcommands() {
+        writeln!(page, "\\fICOMMAND\\fR ...")?;
     }
     Ok(())
 }

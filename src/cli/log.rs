@@ -41,7 +41,8 @@ pub(super) fn start(debug: bool, file: Option<&Path>) -> Result<(), Failure> {
     };
     started.map_err(|error| Failure::other(format!("cannot start logging: {error}")))?;
     std::panic::set_hook(Box::new(|panic| {
-        tracing::error!("{panic}\n{}", Backtrace::force_capture());
+        let trace = Backtrace::force_capture();
+        tracing::error!("a bug in plyfs, please report it with these lines: {panic}\n{trace}");
     }));
     Ok(())
 }

@@ -16,6 +16,7 @@ use super::exit::Failure;
 use super::image::mount::Found;
 pub(super) use super::image::mount::MountedImage;
 use super::option_string::{self, Opt};
+use crate::fuse::passthrough;
 use crate::fuse::session::{Poll, SessionConfig};
 use crate::image::store::Store;
 use crate::layer::stack::{
@@ -94,6 +95,7 @@ pub(super) struct Draft {
     auto_unmount: bool,
     threads: Option<usize>,
     poll: Poll,
+    passthrough: passthrough::Files,
     security: Vec<String>,
     given: Vec<String>,
 }
@@ -320,9 +322,7 @@ impl Draft {
                 self.debug = true;
             }
             "passthrough" => {
-                if option.on_off()? {
-                    return Err("option 'passthrough=on' is not supported: leave it out".into());
-                }
+                self.passthrough = passthrough(option)?;
             }
             "threads" => match option.number()? {
                 0 => return Err("option 'threads' must be at least 1".into()),
@@ -381,7 +381,7 @@ impl Draft {
             )),
             (Some(upper), Some(work)) => Ok(Some(UpperConfig { upper, work })),
             (Some(_), None) => Err(Failure::usage(
-                "upperdir needs workdir: an empty directory on the same filesystem as the upper",
+                "upperdir needs workdir: a directory of its own on the same filesystem as the upper",
             )),
             (None, Some(_)) => Err(Failure::usage("workdir is of no use without upperdir")),
         }
@@ -400,6 +400,7 @@ impl Draft {
             auto_unmount: self.auto_unmount,
             threads: self.threads.unwrap_or(DEFAULT_THREADS),
             poll: self.poll,
+            passthrough: self.passthrough,
             security: self.security,
             description: String::new(),
         };
@@ -462,6 +463,17 @@ fn timeout(option: &Opt) -> Result<Option<Duration>, String> {
     }
     // Longer than a Duration can hold is for ever.
     Ok(Duration::try_from_secs_f64(seconds).ok())
+}
+
+fn passthrough(option: &Opt) -> Result<passthrough::Files, String> {
+    match &*option.text()? {
+        "off" => Ok(passthrough::Files::None),
+        "on" => Ok(passthrough::Files::Safe),
+        "all" => Ok(passthrough::Files::All),
+        text => Err(format!(
+            "option 'passthrough' must be off, on or all, not '{text}'"
+        )),
+    }
 }
 
 fn poll(option: &Opt) -> Result<Poll, String> {

@@ -12,6 +12,7 @@ use fuser::{Errno, Generation, INodeNo, ReplyEmpty, ReplyEntry, ReplyWrite, Repl
 use rustix::io::Errno as SysErrno;
 
 use super::convert;
+use super::passthrough::Passthrough;
 use super::poll::Poller;
 use super::pool::Pool;
 use super::stats::{Op, Stats, Timer};
@@ -33,6 +34,8 @@ pub(super) struct Adapter {
     pub(super) description: Vec<u8>,
     pub(super) stats: Arc<Stats>,
     pub(super) poller: Option<Arc<Poller>>,
+    /// Open files, if the kernel reads and writes them itself.
+    pub(super) passthrough: Option<Arc<Passthrough>>,
     /// For what may wait for a disk: copy-up of data, fsync, reads that miss the page cache.
     pub(super) pool: Pool,
 }
@@ -70,6 +73,7 @@ impl Adapter {
         acl: bool,
         description: String,
         poller: Option<Arc<Poller>>,
+        passthrough: Option<Arc<Passthrough>>,
     ) -> Self {
         let ttl = overlay.options().timeout.unwrap_or(FOREVER);
         let description = description.into_bytes();
@@ -81,6 +85,7 @@ impl Adapter {
             description,
             stats,
             poller,
+            passthrough,
             pool,
         }
     }
@@ -110,6 +115,16 @@ impl Adapter {
             reply(guarded(|| act(&overlay)));
             drop(timer);
         });
+    }
+
+    /// After the beginning of a listing has been answered: prepares what a tree walk will ask for next.
+    pub(super) fn read_ahead(&self, ino: INodeNo) {
+        // There is no reply that could carry an error.
+        guarded(|| {
+            self.overlay.read_ahead(ino.0);
+            Ok(())
+        })
+        .unwrap_or_default();
     }
 
     pub(super) fn create_entry(
@@ -142,27 +157,37 @@ impl Adapter {
 
     /// Xattrs that are on no disk: of the mount itself on its root, and of every object where it comes from. They are
     /// in no list of xattrs, so that nobody copies them.
-    pub(super) fn own_xattr(&self, ino: INodeNo, name: &OsStr) -> Option<Answer<Vec<u8>>> {
+    pub(super) fn own_xattr(
+        &self,
+        ino: INodeNo,
+        name: &OsStr,
+    ) -> Option<Result<Vec<u8>, SysErrno>> {
         let own = name.as_bytes().strip_prefix(OWN_XATTRS)?;
         match own {
             b"mount" if ino == INodeNo::ROOT => Some(Ok(self.description.clone())),
             b"stats" if ino == INodeNo::ROOT => {
                 Some(Ok(self.describe_stats().to_string().into_bytes()))
             }
-            b"layer" | b"path" | b"below" => Some(guarded(|| {
-                let from = self.overlay.provenance(ino.0)?;
-                let bytes = |path: &Path| path.as_os_str().as_bytes().to_vec();
-                Ok(match own {
-                    b"layer" => bytes(&from.layer),
-                    b"path" => from.path,
-                    _ => {
-                        let lines: Vec<_> = from.below.iter().map(|path| bytes(path)).collect();
-                        lines.join(&b'\n')
-                    }
-                })
-            })),
+            b"layer" | b"path" | b"below" => Some(self.provenance(ino, own)),
+            // Asking for this one panics: no honest request does, and what happens then has to be seen on a live mount.
+            #[cfg(debug_assertions)]
+            #[expect(clippy::panic, reason = "what the name says")]
+            b"panic" if ino == INodeNo::ROOT => panic!("asked for by {}", name.display()),
             _ => None,
         }
+    }
+
+    fn provenance(&self, ino: INodeNo, asked: &[u8]) -> Result<Vec<u8>, SysErrno> {
+        let from = self.overlay.provenance(ino.0)?;
+        let bytes = |path: &Path| path.as_os_str().as_bytes().to_vec();
+        Ok(match asked {
+            b"layer" => bytes(&from.layer),
+            b"path" => from.path,
+            _ => {
+                let lines: Vec<_> = from.below.iter().map(|path| bytes(path)).collect();
+                lines.join(&b'\n')
+            }
+        })
     }
 
     /// Whether the xattr is one of ours, which nobody else sets.

@@ -10,8 +10,8 @@ const MAX_WRITE: u32 = 1 << 20;
 const MAX_BACKGROUND: u16 = 64;
 
 /// Asks for the capabilities we use; `acl`: POSIX ACLs are enforced; `layers_change`: cached data of a file whose time or
-/// size changed is to be dropped.
-pub(super) fn negotiate(config: &mut KernelConfig, acl: bool, layers_change: bool) {
+/// size changed is to be dropped; `passes`: the kernel reads and writes real files itself.
+pub(super) fn negotiate(config: &mut KernelConfig, acl: bool, layers_change: bool, passes: bool) {
     let mut wanted = InitFlags::FUSE_DO_READDIRPLUS
         | InitFlags::FUSE_PARALLEL_DIROPS
         | InitFlags::FUSE_CACHE_SYMLINKS
@@ -24,6 +24,10 @@ pub(super) fn negotiate(config: &mut KernelConfig, acl: bool, layers_change: boo
         wanted.remove(InitFlags::FUSE_EXPLICIT_INVAL_DATA);
         wanted |= InitFlags::FUSE_AUTO_INVAL_DATA;
     }
+    if passes {
+        // Every open is answered, so truncation may come with it.
+        wanted |= InitFlags::FUSE_PASSTHROUGH | InitFlags::FUSE_ATOMIC_O_TRUNC;
+    }
     if acl {
         wanted |= InitFlags::FUSE_POSIX_ACL;
     }
@@ -31,6 +35,9 @@ pub(super) fn negotiate(config: &mut KernelConfig, acl: bool, layers_change: boo
         if config.add_capabilities(capability).is_err() {
             tracing::info!(?capability, "the kernel lacks a capability");
         }
+    }
+    if passes && let Err(most) = config.set_max_stack_depth(1) {
+        tracing::warn!(most, "the kernel does not pass files through");
     }
     // The largest value the kernel takes is the answer to one that is too large.
     for refused in [

@@ -1,10 +1,16 @@
 //! Adaptive polling: how the reader waits for the next request.
 //!
 //! A FUSE round trip is two wake-ups. On a virtual machine, waking a thread on a halted CPU costs ten times what the
-//! request itself does, so during a burst the reader does not sleep: the connection is in `O_NONBLOCK`, and fuser's
-//! loop reads again at once. A governor thread ends that when no request came for a while, or when other threads
-//! want the CPU (the scheduler tells how long the reader waited for one), and it holds the PM `QoS` latency at 0 while
-//! the connection is busy, where it may open `/dev/cpu_dma_latency` (normally root only). An idle mount sleeps.
+//! request itself does. Two ways around it, for as long as a burst of requests lasts:
+//!
+//! - Where `/dev/cpu_dma_latency` can be opened (normally by root only), the PM `QoS` latency is held at 0: idle CPUs
+//!   wait for work instead of halting, for client and reader alike. The reader sleeps as ever, and nobody's CPU time is
+//!   taken. This measures best.
+//! - Elsewhere the reader does not sleep: the connection is in `O_NONBLOCK`, and fuser's loop reads again at once. That
+//!   saves one of the two wake-ups.
+//!
+//! A governor thread ends either when no request came for a while, and the spinning also when other threads want the
+//! CPU (the scheduler tells how long the reader waited for one). An idle mount sleeps.
 //!
 //! A ping-pong between two threads measures what a wake-up costs here and now, at mount and from time to time when a
 //! burst begins; while it is cheap (bare metal, or all CPUs busy) there is nothing to gain and the reader sleeps.
@@ -19,6 +25,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use rustix::fs::OFlags;
+use rustix::thread::CpuSet;
 
 use super::session::Poll;
 
@@ -28,8 +35,12 @@ const PATIENCE: Duration = Duration::from_micros(200);
 const QOS_PATIENCE: Duration = Duration::from_millis(20);
 /// A wake-up cheaper than this is not worth avoiding.
 const CHEAP_WAKE: Duration = Duration::from_micros(8);
-/// How long a measurement of the wake-up is believed.
-const BELIEVE: Duration = Duration::from_secs(10);
+/// How long a measurement of the wake-up is believed: a dear one stays true, a cheap one may only mean that the CPUs
+/// were busy just then.
+const BELIEVE_DEAR: Duration = Duration::from_secs(10);
+const BELIEVE_CHEAP: Duration = Duration::from_secs(1);
+/// How often the governor looks after a spinning reader.
+const WATCH_EVERY: Duration = Duration::from_micros(500);
 /// How often the governor looks whether others want the CPU.
 const LOOK_EVERY: Duration = Duration::from_millis(4);
 /// Share of its time the reader may wait for a CPU, in percent, before it makes way.
@@ -62,6 +73,8 @@ pub(super) struct Poller {
     pays: AtomicBool,
     /// Whatever they cost: the user wants polling.
     forced: bool,
+    /// The reader spins, because the latency cannot be held or the user wants it.
+    spins: bool,
     qos: AtomicBool,
 }
 
@@ -93,6 +106,7 @@ impl Poller {
             wake_nanos: AtomicU64::new(0),
             pays: AtomicBool::new(forced),
             forced,
+            spins: forced || hold_latency().is_none(),
             qos: AtomicBool::new(false),
         });
         poller.calibrate();
@@ -124,7 +138,7 @@ impl Poller {
             }
         }
         let calm = !self.crowded.load(Ordering::Relaxed) && self.pays.load(Ordering::Relaxed);
-        if calm && !self.spinning.load(Ordering::Relaxed) {
+        if self.spins && calm && !self.spinning.load(Ordering::Relaxed) {
             self.set_spinning(true);
         }
     }
@@ -135,6 +149,26 @@ impl Poller {
         self.wake_nanos.store(nanos, Ordering::Relaxed);
         self.pays
             .store(self.forced || wake >= CHEAP_WAKE, Ordering::Relaxed);
+    }
+
+    fn calibrate_if_old(&self, calibrated: &mut Instant) {
+        let believe = if self.pays.load(Ordering::Relaxed) {
+            BELIEVE_DEAR
+        } else {
+            BELIEVE_CHEAP
+        };
+        if calibrated.elapsed() > believe {
+            self.calibrate();
+            *calibrated = Instant::now();
+        }
+    }
+
+    /// Holds the PM `QoS` latency if that pays and is allowed.
+    fn hold(&self, qos: &mut Option<File>) {
+        if qos.is_none() && self.pays.load(Ordering::Relaxed) {
+            *qos = hold_latency();
+            self.qos.store(qos.is_some(), Ordering::Relaxed);
+        }
     }
 
     /// Ends the governor.
@@ -172,6 +206,8 @@ impl Poller {
         let mut qos = None;
         let (mut seen, mut last_request) = (0, Instant::now());
         let mut calibrated = Instant::now();
+        // Mounted to be used: the first burst begins now.
+        self.hold(&mut qos);
         while !self.stop.load(Ordering::Acquire) {
             let requests = self.requests.load(Ordering::Relaxed);
             let now = Instant::now();
@@ -188,23 +224,21 @@ impl Poller {
                     watch = Watch::default();
                     last_request = Instant::now();
                     self.bursts.fetch_add(1, Ordering::Relaxed);
-                    if calibrated.elapsed() > BELIEVE {
-                        self.calibrate();
-                        calibrated = Instant::now();
-                    }
-                    if self.pays.load(Ordering::Relaxed) {
-                        qos = hold_latency();
-                    }
-                    self.qos.store(qos.is_some(), Ordering::Relaxed);
+                    self.calibrate_if_old(&mut calibrated);
+                    self.hold(&mut qos);
                     continue;
                 }
             } else {
                 (seen, last_request) = (requests, now);
                 self.make_way(&mut watch, now);
+                if !self.pays.load(Ordering::Relaxed) {
+                    self.calibrate_if_old(&mut calibrated);
+                    self.hold(&mut qos);
+                }
             }
             let spinning = self.spinning.load(Ordering::Relaxed);
             thread::sleep(if spinning {
-                self.patience
+                self.patience.max(WATCH_EVERY)
             } else {
                 Duration::from_millis(2)
             });
@@ -225,6 +259,9 @@ impl Poller {
 
     /// Lets the reader sleep while others want its CPU.
     fn make_way(&self, watch: &mut Watch, now: Instant) {
+        if !self.spins {
+            return;
+        }
         if let Some(until) = watch.away_until {
             if now >= until {
                 watch.away_until = None;
@@ -290,30 +327,52 @@ fn hold_latency() -> Option<File> {
     Some(file)
 }
 
-/// Median time from waking another thread to its answer, halved.
+/// Median time of waking a thread on another CPU, from a round trip between two.
 fn measure_wake_up() -> std::io::Result<Duration> {
     const ROUNDS: usize = 9;
+    let allowed = rustix::thread::sched_getaffinity(None)?;
+    let mut cpus = (0..CpuSet::MAX_CPU).filter(|&cpu| allowed.is_set(cpu));
+    let (Some(here), Some(there)) = (cpus.next(), cpus.next()) else {
+        return Ok(Duration::ZERO);
+    };
     let (mut ping_out, mut ping_in) = std::io::pipe()?;
     let (mut pong_out, mut pong_in) = std::io::pipe()?;
-    let echo = thread::Builder::new()
-        .name("plyfs-echo".into())
-        .spawn(move || {
-            let mut byte = [0];
-            while ping_out.read_exact(&mut byte).is_ok() && pong_in.write_all(&byte).is_ok() {}
-        })?;
-    let mut times = Vec::with_capacity(ROUNDS);
-    for _ in 0..ROUNDS {
-        // Long enough for the other CPU to go idle.
-        thread::sleep(Duration::from_micros(300));
-        let start = Instant::now();
-        ping_in.write_all(&[1])?;
-        pong_out.read_exact(&mut [0])?;
-        times.push(start.elapsed() / 2);
-    }
-    drop(ping_in);
-    if echo.join().is_err() {
-        return Err(std::io::Error::other("the echo thread panicked"));
-    }
-    times.sort();
-    Ok(times[ROUNDS / 2])
+    let echo = on_cpu("plyfs-echo", there, move || {
+        let mut byte = [0];
+        while ping_out.read_exact(&mut byte).is_ok() && pong_in.write_all(&byte).is_ok() {}
+        Ok(())
+    })?;
+    let ping = on_cpu("plyfs-ping", here, move || {
+        let mut times = Vec::with_capacity(ROUNDS);
+        for _ in 0..ROUNDS {
+            // Long enough for the other CPU to go idle.
+            thread::sleep(Duration::from_micros(300));
+            let start = Instant::now();
+            ping_in.write_all(&[1])?;
+            pong_out.read_exact(&mut [0])?;
+            times.push(start.elapsed() / 2);
+        }
+        times.sort();
+        Ok(times[ROUNDS / 2])
+    })?;
+    let panicked = |_| std::io::Error::other("a measuring thread panicked");
+    let median = ping.join().map_err(panicked)?;
+    echo.join().map_err(panicked)??;
+    median
+}
+
+type Measured<T> = thread::JoinHandle<std::io::Result<T>>;
+
+/// Starts a thread that stays on one CPU.
+fn on_cpu<T: Send + 'static>(
+    name: &str,
+    cpu: usize,
+    run: impl FnOnce() -> std::io::Result<T> + Send + 'static,
+) -> std::io::Result<Measured<T>> {
+    thread::Builder::new().name(name.into()).spawn(move || {
+        let mut only = CpuSet::new();
+        only.set(cpu);
+        rustix::thread::sched_setaffinity(None, &only)?;
+        run()
+    })
 }

@@ -1,6 +1,6 @@
 //! `impl fuser::Filesystem`: each handler decodes, asks the overlay, replies; no policy.
 //!
-//! No-open mode: OPEN, OPENDIR, FLUSH and ACCESS are answered ENOSYS, after which the kernel stops asking, serves
+//! No-open mode, unless files are passed through: OPEN, OPENDIR, FLUSH and ACCESS are answered ENOSYS, after which the kernel stops asking, serves
 //! files and listings from its caches, and names files by node in every READ and WRITE.
 
 use std::ffi::OsStr;
@@ -10,10 +10,10 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use fuser::{
-    AccessFlags, BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, FopenFlags,
-    Generation, INodeNo, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate,
-    ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen,
-    ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+    AccessFlags, BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, Generation,
+    INodeNo, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
+    ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs,
+    ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 use rustix::io::Errno as SysErrno;
 
@@ -35,7 +35,13 @@ const LONG_RANGE: u64 = 1 << 20;
 
 impl Filesystem for Adapter {
     fn init(&mut self, _req: &Request, config: &mut KernelConfig) -> std::io::Result<()> {
-        negotiate(config, self.acl, self.overlay.options().timeout.is_some());
+        let passes = self.passthrough.is_some();
+        negotiate(
+            config,
+            self.acl,
+            self.overlay.options().timeout.is_some(),
+            passes,
+        );
         Ok(())
     }
 
@@ -96,6 +102,11 @@ impl Filesystem for Adapter {
             mtime: mtime.map(convert::set_time),
         };
         let timer = self.begin(Op::Setattr);
+        if changes.size.is_some()
+            && let Some(error) = self.must_look_again(ino)
+        {
+            return reply.error(error);
+        }
         let (ttl, caller) = (self.ttl, convert::caller(req, 0));
         let may_block = self
             .overlay
@@ -238,9 +249,9 @@ impl Filesystem for Adapter {
         });
     }
 
-    fn open(&self, _req: &Request, _ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
-        let _timer = self.begin(Op::Open);
-        reply.error(Errno::ENOSYS);
+    fn open(&self, req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        let timer = self.begin(Op::Open);
+        self.open_file(timer, ino, (flags, convert::caller(req, 0)), reply);
     }
 
     fn read(
@@ -317,14 +328,15 @@ impl Filesystem for Adapter {
     fn release(
         &self,
         _req: &Request,
-        _ino: INodeNo,
-        _fh: FileHandle,
+        ino: INodeNo,
+        handle: FileHandle,
         _flags: OpenFlags,
         _lock_owner: Option<LockOwner>,
         _flush: bool,
         reply: ReplyEmpty,
     ) {
         let _timer = self.begin(Op::Release);
+        self.close_file(ino, handle);
         reply.ok();
     }
 
@@ -406,7 +418,11 @@ impl Filesystem for Adapter {
         });
         match answer {
             Ok(()) => reply.ok(),
-            Err(error) => reply.error(error),
+            Err(error) => return reply.error(error),
+        }
+        if offset == 0 {
+            // The client is busy with the reply.
+            self.read_ahead(ino);
         }
     }
 
@@ -464,10 +480,10 @@ impl Filesystem for Adapter {
 
     fn getxattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
         let _timer = self.begin(Op::Getxattr);
-        let answer = match self.own_xattr(ino, name) {
+        let answer = guarded(|| match self.own_xattr(ino, name) {
             Some(answer) => answer,
-            None => guarded(|| self.overlay.get_xattr(ino.0, name.as_bytes())),
-        };
+            None => self.overlay.get_xattr(ino.0, name.as_bytes()),
+        });
         reply_xattr(reply, size, answer);
     }
 
@@ -508,12 +524,7 @@ impl Filesystem for Adapter {
     ) {
         let _timer = self.begin(Op::Create);
         match self.create_entry(req, (parent, name), (mode, umask), New::File) {
-            Ok(found) => {
-                let attr = convert::file_attr(&found.attr);
-                let flags = FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_NOFLUSH;
-                let generation = Generation(found.generation);
-                reply.created(&self.ttl, &attr, generation, FileHandle(0), flags);
-            }
+            Ok(found) => self.created(found, reply),
             Err(error) => reply.error(error),
         }
     }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::adapter::Adapter;
 use super::mount;
+use super::passthrough::{self, Passthrough};
 use super::poll::Poller;
 use crate::layer::error::{Cause, SetupError};
 use crate::overlay::Overlay;
@@ -46,6 +47,8 @@ pub struct SessionConfig {
     pub threads: usize,
     /// How the reader waits.
     pub poll: Poll,
+    /// Files that the kernel reads and writes itself.
+    pub passthrough: passthrough::Files,
     /// `SELinux` mount options handed to the kernel verbatim, e.g. `context="..."`.
     pub security: Vec<String>,
     /// What `plyfs mounts` shows: JSON text describing stack and options.
@@ -90,7 +93,13 @@ impl Session {
             .ok()
             .and_then(|device| Poller::start(device, config.poll, config.threads));
         let description = config.description.clone();
-        let adapter = Adapter::new(Arc::new(overlay), acl, description, poller);
+        let adapter = Adapter::new(
+            Arc::new(overlay),
+            acl,
+            description,
+            poller,
+            Passthrough::of(config.passthrough),
+        );
         let mut settings = fuser::Config::default();
         settings.n_threads = Some(config.threads.max(1));
         // The kernel admits only who may use the mount; fuser need not check again.
@@ -116,6 +125,12 @@ impl Session {
     /// Refuses what can be refused before any layer is opened: a bad mountpoint, no /dev/fuse.
     pub fn check(config: &SessionConfig) -> Result<(), SetupError> {
         mount::resolve_mountpoint(&config.mountpoint)?;
+        if config.passthrough != passthrough::Files::None && !passthrough::is_allowed() {
+            return Err(SetupError::new(
+                Cause::Fuse,
+                "option 'passthrough' needs root outside of user namespaces (CAP_SYS_ADMIN): leave it out",
+            ));
+        }
         mount::check_device()
     }
 

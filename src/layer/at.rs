@@ -107,7 +107,7 @@ impl At<'_> {
     }
 
     /// Opens it with `flags`; never follows a symlink, never waits for a FIFO's other end.
-    pub fn open(self, flags: OFlags) -> Result<OwnedFd> {
+    pub(super) fn open(self, flags: OFlags) -> Result<OwnedFd> {
         let flags = flags | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
         match self {
             Self::Entry(dir, name) => {
@@ -118,7 +118,7 @@ impl At<'_> {
     }
 
     /// A descriptor that keeps the object alive and reachable, without any right to its content.
-    pub fn pin(self) -> Result<OwnedFd> {
+    pub(super) fn pin(self) -> Result<OwnedFd> {
         match self {
             Self::Entry(dir, name) => {
                 let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;

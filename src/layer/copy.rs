@@ -7,7 +7,7 @@ use rustix::fs::{SeekFrom, Timespec, Timestamps, XattrFlags};
 use rustix::io::{Errno, Result};
 
 use super::archive::Archived;
-use super::at::{UpperAt, split_names};
+use super::at::{At, UpperAt, split_names};
 use super::attr::{Attr, Time};
 use super::lower::Content;
 use super::mark;
@@ -28,6 +28,8 @@ pub enum Method {
 /// Largest piece that is cheaper to read and write than to hand to `copy_file_range`.
 const SMALL: u64 = 64 * 1024;
 const PIECE: usize = 1024 * 1024;
+/// Usual unit of allocation.
+const ALLOCATION: u64 = 4096;
 
 /// Copies the first `attr.size` bytes of `from` to the empty file `to`; holes stay holes. EIO if `from` is shorter.
 pub fn copy_content(from: &Content, to: &impl AsFd, attr: &Attr) -> Result<Method> {
@@ -78,10 +80,16 @@ pub fn copy_data(from: &impl AsFd, to: &impl AsFd, attr: &Attr) -> Result<Method
         buffer: Vec::new(),
         method: Method::None,
     };
-    if attr.blocks.saturating_mul(512) >= size {
-        copier.copy(0, 0, size)?;
-    } else {
+    let sparse = attr.blocks.saturating_mul(512) < size;
+    if sparse {
         copier.copy_extents(size)?;
+    } else {
+        copier.copy(0, 0, size)?;
+    }
+    // A filesystem that allocates ahead of a growing file (xfs) keeps that while the file is open, as it may be for
+    // long: this gives it back.
+    let allocated = At::Pinned(to.as_fd()).stat()?.blocks.saturating_mul(512);
+    if sparse || allocated > size.next_multiple_of(ALLOCATION) {
         rustix::fs::ftruncate(to, size)?;
     }
     Ok(copier.method)

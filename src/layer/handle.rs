@@ -12,6 +12,7 @@
 use rustix::io::{Errno, Result};
 
 use super::at::At;
+use super::name::NAME_MAX;
 use super::sys::RawHandle;
 
 const MAGIC: u8 = 0xfb;
@@ -89,11 +90,18 @@ impl HandleSpace {
     }
 }
 
-/// Name of the index entry of the inode with this origin, as the kernel writes it: lower-case hex.
+/// Name of the index entry of the inode with this origin, as the kernel writes it: lower-case hex. For an origin too
+/// long for that (handles of up to 128 bytes, on network filesystems), five bits a digit, which always fit.
 pub fn index_name(origin: &[u8]) -> Vec<u8> {
-    origin
-        .iter()
-        .flat_map(|byte| format!("{byte:02x}").into_bytes())
+    const DIGITS: &[u8; 32] = b"0123456789abcdefghijklmnopqrstuv";
+    let width = if origin.len() * 2 <= NAME_MAX { 4 } else { 5 };
+    let bit = |index: usize| {
+        let byte = origin.get(index / 8).copied().unwrap_or_default();
+        usize::from(byte >> (7 - index % 8) & 1)
+    };
+    (0..origin.len() * 8)
+        .step_by(width)
+        .map(|start| DIGITS[(start..start + width).fold(0, |digit, index| digit << 1 | bit(index))])
         .collect()
 }
 
@@ -109,6 +117,19 @@ mod tests {
         };
         let origin = space.encode_number(1 << 40);
         assert_eq!(space.decode(&origin), Some(1 << 40));
+    }
+
+    #[test]
+    fn an_index_entry_has_the_kernels_name_or_a_shorter_one_that_is_as_unique() {
+        assert_eq!(index_name(&[0x00, 0xfb, 0x1d]), b"00fb1d");
+        let longest = index_name(&[0xff; HEADER + 128]);
+        assert!(
+            longest.len() <= NAME_MAX && longest.ends_with(b"vvvo"),
+            "{longest:?}"
+        );
+        let mut other = [0xff; HEADER + 128];
+        other[HEADER + 127] = 0xfe;
+        assert_ne!(index_name(&other), longest);
     }
 
     #[test]

@@ -5,11 +5,12 @@ use std::os::fd::{AsFd, BorrowedFd};
 use rustix::fs::{FallocateFlags, SeekFrom};
 use rustix::io::{Errno, Result};
 
-/// Fills `buffer` from `offset`; shorter only at the end of the file.
-pub fn read_at(fd: BorrowedFd<'_>, buffer: &mut [u8], offset: u64) -> Result<usize> {
+/// Calls `part` with the number of bytes done until that is `length`, or a part is nothing. An error counts only
+/// before the first byte.
+fn in_parts(length: usize, mut part: impl FnMut(usize) -> Result<usize>) -> Result<usize> {
     let mut done = 0;
-    while done < buffer.len() {
-        match rustix::io::pread(fd, &mut buffer[done..], offset + done as u64) {
+    while done < length {
+        match part(done) {
             Ok(0) => break,
             Ok(count) => done += count,
             Err(Errno::INTR) => {}
@@ -18,6 +19,13 @@ pub fn read_at(fd: BorrowedFd<'_>, buffer: &mut [u8], offset: u64) -> Result<usi
         }
     }
     Ok(done)
+}
+
+/// Fills `buffer` from `offset`; shorter only at the end of the file.
+pub fn read_at(fd: BorrowedFd<'_>, buffer: &mut [u8], offset: u64) -> Result<usize> {
+    in_parts(buffer.len(), |done| {
+        rustix::io::pread(fd, &mut buffer[done..], offset + done as u64)
+    })
 }
 
 /// As [`read_at`], but only from memory: `None` if it would have to wait for the disk.
@@ -40,17 +48,9 @@ pub fn read_cached_at(
 
 /// Writes `data` at `offset`; a short count only if the filesystem took part of it and then failed.
 pub fn write_at(fd: BorrowedFd<'_>, data: &[u8], offset: u64) -> Result<usize> {
-    let mut done = 0;
-    while done < data.len() {
-        match rustix::io::pwrite(fd, &data[done..], offset + done as u64) {
-            Ok(0) => break,
-            Ok(count) => done += count,
-            Err(Errno::INTR) => {}
-            Err(error) if done == 0 => return Err(error),
-            Err(_) => break,
-        }
-    }
-    Ok(done)
+    in_parts(data.len(), |done| {
+        rustix::io::pwrite(fd, &data[done..], offset + done as u64)
+    })
 }
 
 /// ftruncate(2).

@@ -61,7 +61,7 @@ pub struct Tree {
     pub private: bool,
     /// The root, kept open.
     pub root: OwnedFd,
-    /// Budget of directory descriptors.
+    /// The descriptors of the mount.
     pub fds: Arc<Fds>,
 }
 
@@ -273,10 +273,10 @@ impl LowerDir {
     /// Its descriptor. Directories above are opened first, from the lowest that is open, without recursion.
     fn fd(&self) -> Result<Arc<OwnedFd>> {
         let tree = self.tree()?;
-        let open = |dir: &Self| dir.slot().is_ok_and(|slot| tree.fds.is_open(slot));
+        let is_open = |dir: &Self| dir.slot().is_ok_and(|slot| slot.is_open());
         let mut closed = vec![self];
         while let Some((parent, _)) = &closed[closed.len() - 1].place {
-            if open(closed[closed.len() - 1]) {
+            if is_open(closed[closed.len() - 1]) {
                 break;
             }
             closed.push(parent);
@@ -449,7 +449,7 @@ impl Drop for LowerDir {
 impl Way {
     fn open(tree: &Tree) -> Self {
         Self::Open {
-            slot: tree.fds.slot(),
+            slot: tree.fds.dirs.slot(),
             listing: Mutex::new(()),
         }
     }
@@ -523,7 +523,10 @@ impl LowerFile {
 
     /// Opens the file, which is one of a directory.
     pub fn open(&self) -> Result<OwnedFd> {
-        let open = |extra| self.read(|at| at.open(OFlags::RDONLY | extra));
+        let open = |extra| {
+            let fds = &self.dir.tree()?.fds;
+            self.read(|at| fds.retry(|| at.open(OFlags::RDONLY | extra)))
+        };
         if self.dir.lower.is_private() {
             return open(OFlags::empty());
         }

@@ -44,13 +44,13 @@ pub(super) fn open(config: &StackConfig) -> Result<Stack> {
             "no lower layer given: name at least one with --lower DIR or -o lowerdir=DIR",
         ));
     }
-    let dir_fds = Arc::new(Fds::new(raise_descriptor_limit() / 4));
+    let fds = Arc::new(Fds::new(raise_descriptor_limit()));
     let mut lowers = Vec::with_capacity(config.lowers.len());
     for (position, source) in config.lowers.iter().enumerate() {
-        lowers.push(Arc::new(open_lower(position, source, config, &dir_fds)?));
+        lowers.push(Arc::new(open_lower(position, source, config, &fds)?));
     }
     let upper = match &config.upper {
-        Some(upper) => Some(open_upper(upper, config, &lowers, &dir_fds)?),
+        Some(upper) => Some(open_upper(upper, config, &lowers, &fds)?),
         None => None,
     };
     let roots = lowers.iter().map(LowerDir::root).collect();
@@ -59,7 +59,7 @@ pub(super) fn open(config: &StackConfig) -> Result<Stack> {
         upper,
         lowers,
         roots,
-        dir_fds,
+        fds,
     })
 }
 
@@ -434,7 +434,7 @@ fn prepare_upper(
     let temp = make_dir(&work, WORK).map_err(fail)?;
     empty(&temp).map_err(fail)?;
     let index = make_dir(&work, INDEX).map_err(fail)?;
-    let workdir = Workdir::new(temp);
+    let workdir = Workdir::new(temp, Arc::clone(fds));
     let whiteouts = probe_whiteouts(&workdir).map_err(fail)?;
     let prefix = probe_xattrs(&workdir, config.xattrs).map_err(fail)?;
     let override_name = choose_override(config.override_stat, &root, lowers).map_err(|error| {

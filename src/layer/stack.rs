@@ -129,8 +129,8 @@ pub struct Stack {
     pub lowers: Vec<Arc<Lower>>,
     /// Roots of the lowers, in the same order.
     pub roots: Vec<Arc<LowerDir>>,
-    /// Budget of directory descriptors of all layers.
-    pub dir_fds: Arc<Fds>,
+    /// The descriptors of all layers that can be closed and opened again.
+    pub fds: Arc<Fds>,
     /// Some lower is an archive.
     pub has_archives: bool,
 }

@@ -49,8 +49,8 @@ pub struct Upper {
     pub override_name: Option<&'static CStr>,
     /// When data reaches the disk.
     pub durability: Durability,
-    /// Budget of directory descriptors.
-    pub fds: Arc<Fds>,
+    /// The descriptors of the mount.
+    pub(super) fds: Arc<Fds>,
     pub(super) root: OwnedFd,
     pub(super) workdir: Workdir,
     pub(super) index: Option<OwnedFd>,
@@ -76,6 +76,21 @@ impl Upper {
     /// Opens the root once more.
     pub fn open_root(&self) -> Result<OwnedFd> {
         open_directory(&self.root, b".")
+    }
+
+    /// Opens an object with `flags`; as [`At::open`].
+    pub fn open(&self, at: At<'_>, flags: OFlags) -> Result<OwnedFd> {
+        self.fds.retry(|| at.open(flags))
+    }
+
+    /// A descriptor by which the object is found for as long as a request takes, whatever happens to its name.
+    pub fn pin(&self, at: At<'_>) -> Result<OwnedFd> {
+        self.fds.retry(|| at.pin())
+    }
+
+    /// A descriptor that keeps an object alive which has no name, for as long as anybody uses it.
+    pub fn keep(&self, at: At<'_>) -> Result<OwnedFd> {
+        self.fds.keep(|| at.pin())
     }
 
     /// `name` in an upper directory.
@@ -117,7 +132,7 @@ impl Upper {
 
     /// Stages a regular file; the descriptor is open for reading and writing.
     pub fn stage_file(&self, mode: u16) -> Result<(Staged<'_>, OwnedFd)> {
-        self.fds.retry(|| self.workdir.stage_file(mode))
+        self.workdir.stage_file(mode)
     }
 
     /// Stages a directory.
@@ -344,7 +359,7 @@ impl Upper {
             return Err(denied);
         }
         // What `act` renames is still found by its descriptor.
-        let pinned = at.read().pin()?;
+        let pinned = self.pin(at.read())?;
         let at = UpperAt::new(At::Pinned(pinned.as_fd()));
         at.chmod(attr.mode | needed)?;
         let done = act();
@@ -373,7 +388,7 @@ impl Upper {
     /// Removes a mark in either namespace.
     pub fn remove_mark(&self, at: UpperAt<'_>, mark: Mark) -> Result<()> {
         for prefix in [Prefix::Trusted, Prefix::User] {
-            match at.remove_xattr(mark.name(prefix)) {
+            match self.with_mode(at, 0o600, || at.remove_xattr(mark.name(prefix))) {
                 Err(Errno::NODATA | Errno::OPNOTSUPP | Errno::PERM) | Ok(()) => {}
                 Err(error) => return Err(error),
             }
@@ -386,7 +401,7 @@ impl Upper {
         if self.prefix.is_some() {
             return self.set_mark(at, Mark::Opaque, b"y");
         }
-        let fd = at.read().open(OFlags::DIRECTORY | OFlags::RDONLY)?;
+        let fd = self.open(at.read(), OFlags::DIRECTORY | OFlags::RDONLY)?;
         let marker = Name::from_bytes(mark::AUFS_OPAQUE)?;
         self.create_file(fd.as_fd(), marker, 0).map(drop)
     }

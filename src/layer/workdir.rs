@@ -11,6 +11,7 @@
 
 use std::cell::Cell;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags};
@@ -18,6 +19,7 @@ use rustix::io::{Errno, Result};
 
 use super::at::{At, UpperAt};
 use super::attr::Kind;
+use super::fd::Fds;
 use super::lower::list;
 use super::name::{Name, OwnedName};
 
@@ -34,12 +36,14 @@ pub struct Workdir {
     /// `WORKDIR/work`.
     pub(super) temp: OwnedFd,
     next: AtomicU64,
+    fds: Arc<Fds>,
 }
 
 impl Workdir {
-    pub(super) fn new(temp: OwnedFd) -> Self {
+    pub(super) fn new(temp: OwnedFd, fds: Arc<Fds>) -> Self {
         Self {
             temp,
+            fds,
             next: AtomicU64::new(0),
         }
     }
@@ -66,7 +70,8 @@ impl Workdir {
             OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC | OFlags::NOFOLLOW;
         let mode = Mode::from_raw_mode(mode.into());
         let name = self.fresh_name()?;
-        let fd = rustix::fs::openat(&self.temp, name.get().bytes(), flags, mode)?;
+        let open = || rustix::fs::openat(&self.temp, name.get().bytes(), flags, mode);
+        let fd = self.fds.retry(open)?;
         Ok((
             Staged {
                 workdir: self,
@@ -99,7 +104,7 @@ impl Workdir {
 
     /// Deletes `name` of the temporaries with everything in it.
     pub(super) fn remove(&self, name: Name<'_>) -> Result<()> {
-        remove_tree(self.temp.as_fd(), name)
+        self.fds.retry(|| remove_tree(self.temp.as_fd(), name))
     }
 }
 

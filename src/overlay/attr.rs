@@ -100,7 +100,7 @@ impl Overlay {
             && let Some(dir) = &node.dir
         {
             // What could only be searched so far can perhaps be read now.
-            self.stack.dir_fds.clear(&dir.upper);
+            dir.upper.clear();
         }
         if let Some(size) = changes.size {
             if node.kind != Kind::File {

@@ -25,8 +25,9 @@ use super::attr::{SetTime, times};
 use super::index::Source;
 use super::node::{Alias, DirState, Node, ROOT, Real};
 use super::place::Place;
-use crate::layer::at::UpperAt;
+use crate::layer::at::{At, UpperAt};
 use crate::layer::attr::{Attr, Kind};
+use crate::layer::best_effort;
 use crate::layer::copy::{copy_content, copy_times, copy_xattrs};
 use crate::layer::handle::index_name;
 use crate::layer::io;
@@ -196,7 +197,7 @@ impl Overlay {
         if size == 0 {
             return Ok(());
         }
-        let from = self.file_fds.retry(|| content.content())?;
+        let from = content.content()?;
         let attr = content.stat()?;
         let method = copy_content(&from, to, &Attr { size, ..attr })?;
         self.counters.copied(method, size);
@@ -300,14 +301,19 @@ impl Overlay {
         upper.set_mark_if_possible(staged.at(), Mark::Nlink, mark.as_bytes())?;
         let count = lower.nlink.to_string();
         upper.set_mark_if_possible(staged.at(), Mark::LowerNlink, count.as_bytes())?;
-        match staged.publish_new(index.as_fd(), entry.get()) {
-            // Another name of the inode was copied up since we looked: this one joins it.
-            Err(Errno::EXIST) => {}
-            other => other?,
-        }
+        let is_new = match staged.publish_new(index.as_fd(), entry.get()) {
+            // A mount that was killed before its link had published it.
+            Err(Errno::EXIST) => false,
+            other => other.map(|()| true)?,
+        };
         self.index_used.store(true, Ordering::Relaxed);
         let inode = upper.at(index.as_fd(), entry.get()).read();
-        upper.with_mode(upper.pinned(dir), 0o300, || upper.link(inode, dir, name))?;
+        let linked = upper.with_mode(upper.pinned(dir), 0o300, || upper.link(inode, dir, name));
+        if is_new && linked.is_err() {
+            let removed = upper.unlink(index.as_fd(), entry.get());
+            best_effort("take a copy out of the index again", removed);
+        }
+        linked?;
         node.state().union_nlink = Some(union);
         Ok(())
     }
@@ -351,8 +357,9 @@ impl Overlay {
 
     /// Copies up an inode that has no name any more: it lives on without one.
     fn adopt_unlinked(&self, node: &Arc<Node>, copy: Copy<'_>) -> Result<()> {
-        let pinned = copy.staged.at().read().pin()?;
-        let attr = self.upper()?.stat(copy.staged.at().read())?;
+        let upper = self.upper()?;
+        let pinned = upper.keep(copy.staged.at().read())?;
+        let attr = upper.stat(copy.staged.at().read())?;
         let Copy {
             staged, fd, data, ..
         } = copy;
@@ -371,8 +378,8 @@ impl Overlay {
         data: Option<LowerFile>,
     ) {
         let slot = fd.filter(|_| data.is_none()).map(|fd| {
-            let slot = self.file_fds.slot();
-            self.file_fds.put(&slot, fd);
+            let slot = self.stack.fds.files.slot();
+            slot.put(fd);
             (slot, true)
         });
         let mut state = node.state();
@@ -405,16 +412,12 @@ impl Overlay {
             self.held(node)?
         };
         // The name may move while we copy; the object itself does not.
-        let pinned = Arc::new(held.read().pin()?);
+        let pinned = upper.pin(held.read())?;
         let at = upper.pinned(pinned.as_fd());
         let before = upper.stat(at.read())?;
         let on_disk = at.read().stat()?;
         let caps = at.read().xattr(c"security.capability")?;
-        let widened = on_disk.mode & 0o600 != 0o600;
-        if widened {
-            at.chmod(on_disk.mode | 0o600)?;
-        }
-        let fd = at.read().open(OFlags::RDWR)?;
+        let fd = upper.with_mode(at, 0o600, || upper.open(at.read(), OFlags::RDWR))?;
         let size = match data {
             Data::UpTo(size) => before.size.min(size),
             Data::Later | Data::All => before.size,
@@ -436,7 +439,8 @@ impl Overlay {
                 rustix::fs::XattrFlags::empty(),
             )?;
         }
-        if widened || at.read().stat()?.mode != on_disk.mode {
+        if at.read().stat()?.mode != on_disk.mode {
+            // Writing cleared suid or sgid.
             at.chmod(on_disk.mode)?;
         }
         if data != Data::UpTo(size) || size == before.size {
@@ -447,8 +451,8 @@ impl Overlay {
         let mut state = node.state();
         state.data = None;
         state.moves += 1;
-        let slot = self.file_fds.slot();
-        self.file_fds.put(&slot, fd);
+        let slot = self.stack.fds.files.slot();
+        slot.put(fd);
         state.io = Some((slot, true));
         state.stale();
         Ok(())
@@ -487,7 +491,8 @@ impl Overlay {
         let attr = lower.stat_self()?;
         let staged = upper.stage_dir(0o700)?;
         self.copy_metadata(&Place::LowerDir(lower), &attr, staged.at(), None)?;
-        own.pin(Arc::new(staged.at().read().open(OFlags::DIRECTORY)?));
+        let fd = upper.open(staged.at().read(), OFlags::DIRECTORY)?;
+        own.pin(Arc::new(upper.keep(At::Pinned(fd.as_fd()))?));
         state.in_upper = true;
         drop(state);
         node.stale();
@@ -515,7 +520,7 @@ impl Overlay {
         self.copy_metadata(&place, &attr, staged.at(), origin.as_deref())?;
         let marks = upper.marks(staged.at().read())?;
         if upper.durability == Durability::Strict {
-            upper.sync(&staged.at().read().open(OFlags::DIRECTORY)?, false)?;
+            upper.sync(&upper.open(staged.at().read(), OFlags::DIRECTORY)?, false)?;
         }
         let parent_fd = self.upper_dir(&alias.parent)?;
         let parent_attr = upper.stat(upper.pinned(parent_fd.as_fd()).read())?;

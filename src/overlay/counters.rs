@@ -51,7 +51,7 @@ impl Overlay {
         let counters = &self.counters;
         let (nodes, cold) = self.nodes.sizes();
         let (found, made) = (get(&counters.nodes_found), get(&counters.nodes_made));
-        let dirs = &self.stack.dir_fds;
+        let fds = &self.stack.fds;
         json!({
             "copy_up": {
                 "files": get(&counters.copy_ups),
@@ -69,10 +69,10 @@ impl Overlay {
                 "listings_read": get(&counters.indexes_built),
             },
             "descriptors": {
-                "directories": dirs.open(),
-                "directories_limit": dirs.budget(),
-                "files": self.file_fds.open(),
-                "files_limit": self.file_fds.budget(),
+                "directories": fds.dirs.open(),
+                "directories_limit": fds.dirs.budget(),
+                "files": fds.files.open(),
+                "files_limit": fds.files.budget(),
             },
             "memory_bytes": crate::layer::resident_memory(),
         })

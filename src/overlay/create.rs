@@ -191,8 +191,8 @@ impl Overlay {
         let mut state = State::new(attr, Real::Upper);
         state.no_caps = true;
         if let Some(fd) = file {
-            let slot = self.file_fds.slot();
-            self.file_fds.put(&slot, fd);
+            let slot = self.stack.fds.files.slot();
+            slot.put(fd);
             state.io = Some((slot, true));
         }
         Ok(Resolved::file(number, state))

@@ -36,6 +36,20 @@ pub struct Entry {
     pub parts: Parts,
 }
 
+impl Entry {
+    /// A name without a node, in no layer to merge with.
+    pub fn new(name: OwnedName, kind: Kind, source: Source, below: bool) -> Self {
+        Self {
+            name,
+            node: 0,
+            kind,
+            source,
+            below,
+            parts: Parts::None,
+        }
+    }
+}
+
 /// Where the topmost object of a name is.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Source {
@@ -137,7 +151,15 @@ impl Index {
         }
     }
 
-    fn position(&self, name: Name<'_>) -> Option<usize> {
+    /// Makes room for `more` names.
+    pub fn reserve(&mut self, more: usize) {
+        self.slots.reserve_exact(more);
+        let slots = &self.slots;
+        self.table.reserve(more, |&slot| slot_hash(slots, slot));
+    }
+
+    /// Where the entry of `name` is, whiteouts included. Holds until an entry is added or removed.
+    pub fn position(&self, name: Name<'_>) -> Option<usize> {
         let same = |&slot: &u32| {
             self.slots[slot as usize]
                 .entry
@@ -151,6 +173,44 @@ impl Index {
     pub fn find(&self, name: Name<'_>) -> Option<&Entry> {
         self.position(name)
             .and_then(|slot| self.slots[slot].entry.as_ref())
+    }
+
+    /// The entry at a position.
+    pub fn at(&self, position: usize) -> Option<&Entry> {
+        self.slots.get(position)?.entry.as_ref()
+    }
+
+    /// Notes the node of the entry at a position.
+    pub fn set_node(&mut self, position: usize, node: u64, kind: Kind) {
+        if let Some(entry) = self
+            .slots
+            .get_mut(position)
+            .and_then(|slot| slot.entry.as_mut())
+        {
+            (entry.node, entry.kind) = (node, kind);
+        }
+    }
+
+    /// The position a listing goes on at that has come to the cookie `after`.
+    pub fn seek(&self, after: u64) -> usize {
+        self.slots.partition_point(|slot| slot.cookie <= after)
+    }
+
+    /// The first name that exists from a position on: its position, its cookie, itself.
+    pub fn next(&self, position: usize) -> Option<(usize, u64, &Entry)> {
+        self.slots
+            .iter()
+            .enumerate()
+            .skip(position)
+            .find_map(|(position, slot)| {
+                let entry = slot.entry.as_ref()?;
+                (entry.source != Source::Whiteout).then_some((position, slot.cookie, entry))
+            })
+    }
+
+    /// No names, no whiteouts.
+    pub fn is_empty(&self) -> bool {
+        self.table.is_empty()
     }
 
     /// Number of names that exist.
@@ -190,14 +250,9 @@ impl Index {
     /// Adds `name`, or changes what it is. A name that comes back keeps no cookie: it is a new entry.
     pub fn set(&mut self, name: OwnedName, kind: Kind, source: Source, below: bool, node: u64) {
         self.remove(name.get());
-        let parts = Parts::None;
         self.add(Entry {
-            name,
             node,
-            kind,
-            source,
-            below,
-            parts,
+            ..Entry::new(name, kind, source, below)
         });
     }
 
@@ -255,15 +310,6 @@ impl Index {
         }
     }
 
-    /// Names that exist with a cookie above `after`, in listing order, each with its cookie.
-    pub fn after(&self, after: u64) -> impl Iterator<Item = (u64, &Entry)> {
-        let start = self.slots.partition_point(|slot| slot.cookie <= after);
-        self.slots[start..]
-            .iter()
-            .filter_map(|slot| Some((slot.cookie, slot.entry.as_ref()?)))
-            .filter(|(_, entry)| entry.source != Source::Whiteout)
-    }
-
     /// All entries, whiteouts included.
     pub fn iter(&self) -> impl Iterator<Item = &Entry> {
         self.slots.iter().filter_map(|slot| slot.entry.as_ref())
@@ -280,15 +326,18 @@ mod tests {
 
     fn listing(index: &Index, after: u64) -> Vec<String> {
         let text = |entry: &Entry| String::from_utf8(entry.name.get().bytes().to_vec()).unwrap();
-        index.after(after).map(|(_, entry)| text(entry)).collect()
+        let mut names = Vec::new();
+        let mut position = index.seek(after);
+        while let Some((found, _, entry)) = index.next(position) {
+            names.push(text(entry));
+            position = found + 1;
+        }
+        names
     }
 
     fn cookie(index: &Index, wanted: &str) -> u64 {
-        index
-            .after(0)
-            .find(|(_, entry)| entry.name == name(wanted))
-            .unwrap()
-            .0
+        let position = index.position(name(wanted).get()).unwrap();
+        index.next(position).unwrap().1
     }
 
     #[test]

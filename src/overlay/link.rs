@@ -93,6 +93,28 @@ impl Overlay {
         Ok(Some(Resolved::file(number, state)))
     }
 
+    /// Whether a node and what was just resolved under the same number are one inode. Nothing stops another name of
+    /// it from being copied up in between, so one may have been seen before that and the other after.
+    pub(super) fn is_one_inode(known: &Node, new: &State) -> bool {
+        let (real, dev, ino) = {
+            let state = known.state();
+            if state.replaced {
+                return false;
+            }
+            (state.real.clone(), state.attr.dev, state.attr.ino)
+        };
+        if (dev, ino) == (new.attr.dev, new.attr.ino) {
+            return true;
+        }
+        match (&real, &new.real) {
+            (Real::Lower(file), Real::Indexed(entry))
+            | (Real::Indexed(entry), Real::Lower(file)) => file.origin().is_ok_and(|origin| {
+                origin.is_some_and(|it| index_name(&it) == entry.get().bytes())
+            }),
+            _ => false,
+        }
+    }
+
     /// Writes the union's link count, relative to the upper inode: before that gains or loses a name together with the
     /// union, or after it gained one that the union had already.
     pub(super) fn store_nlink(&self, node: &Arc<Node>) -> Result<()> {
@@ -127,7 +149,11 @@ impl Overlay {
         };
         let upper = self.upper()?;
         let index = Arc::clone(self.index_fd.as_ref().ok_or(Errno::IO)?);
-        let pinned = upper.at(index.as_fd(), entry.get()).read().pin()?;
+        let pinned = match upper.keep(upper.at(index.as_fd(), entry.get()).read()) {
+            // Too many of those already: the entry goes on leading to the inode.
+            Err(Errno::MFILE | Errno::NFILE) => return Ok(()),
+            other => other?,
+        };
         node.state().real = Real::Pinned(Arc::new(pinned));
         upper.unlink(index.as_fd(), entry.get())
     }

@@ -47,21 +47,42 @@ impl Overlay {
         if (!state.index.complete && state.sources() > 1) || self.is_outdated(&state.index) {
             self.build_index(parent, state)?;
         }
-        let entry = match state.index.find(name) {
-            Some(entry) if entry.source == Source::Whiteout => return Ok(None),
-            Some(entry) => entry.clone(),
-            None if state.index.complete => return Ok(None),
-            None => return self.probe(parent, state, name),
+        match state.index.position(name) {
+            Some(position) => self.child_at(parent, state, position),
+            None if state.index.complete => Ok(None),
+            None => self.probe(parent, state, name),
+        }
+    }
+
+    /// The node of the entry at `position` of the index.
+    pub(super) fn child_at(
+        &self,
+        parent: &Arc<Node>,
+        state: &mut DirState,
+        position: usize,
+    ) -> Result<Option<LookupRef<'_>>> {
+        let Some(entry) = state.index.at(position) else {
+            return Ok(None);
         };
+        if entry.source == Source::Whiteout {
+            return Ok(None);
+        }
         if entry.node != 0
             && let Some(known) = self.nodes.reference(entry.node)
-            && known.node().is_at(parent, name)
-            && self.is_still_there(&known, parent, name)
+            && known.node().is_at(parent, entry.name.get())
+            && self.is_still_there(&known, parent, entry.name.get())
         {
             self.counters.count(&self.counters.nodes_found);
             return Ok(Some(known));
         }
-        self.resolve(parent, state, &entry)
+        let entry = entry.clone();
+        let found = self.resolve(parent, state, &entry)?;
+        if let Some(found) = &found {
+            state
+                .index
+                .set_node(position, found.node().ino, found.node().kind);
+        }
+        Ok(found)
     }
 
     /// Whether a listing is older than what was read of the layers may be (`timeout=`).
@@ -115,7 +136,13 @@ impl Overlay {
             parts,
         };
         let found = self.resolve(parent, state, &entry)?;
-        if found.is_none() {
+        if let Some(found) = &found {
+            state.index.add(Entry {
+                node: found.node().ino,
+                kind: found.node().kind,
+                ..entry
+            });
+        } else {
             state.index.misses += 1;
             if state.index.misses >= MISSES_BEFORE_INDEX {
                 self.build_index(parent, state)?;
@@ -128,7 +155,7 @@ impl Overlay {
     fn resolve(
         &self,
         parent: &Arc<Node>,
-        state: &mut DirState,
+        state: &DirState,
         entry: &Entry,
     ) -> Result<Option<LookupRef<'_>>> {
         let made = match entry.source {
@@ -144,21 +171,7 @@ impl Overlay {
             return Ok(None);
         };
         self.counters.count(&self.counters.nodes_made);
-        let kind = resolved.state.attr.kind;
-        let node = self.admit(parent, &entry.name, resolved);
-        let ino = node.node().ino;
-        if state.index.find(entry.name.get()).is_some() {
-            state.index.update(entry.name.get(), |entry| {
-                (entry.node, entry.kind) = (ino, kind);
-            });
-        } else {
-            state.index.add(Entry {
-                node: ino,
-                kind,
-                ..entry.clone()
-            });
-        }
-        Ok(Some(node))
+        Ok(Some(self.admit(parent, &entry.name, resolved)))
     }
 
     fn resolve_lower(
@@ -475,7 +488,7 @@ impl Overlay {
                 _ => true,
             };
         state.aliases.push(alias.clone());
-        let dir = dir.map(|dir| Dir::new(dir, redirect, self.stack.dir_fds.slot()));
+        let dir = dir.map(|dir| Dir::new(dir, redirect, self.stack.fds.dirs.slot()));
         let mut parts = Some((state, dir));
         let mut candidates = [Some(number), None].into_iter().flatten();
         let mut tries = 0;
@@ -500,11 +513,8 @@ impl Overlay {
                 Inserted::New(reference) => return reference,
                 Inserted::Taken(existing) => existing,
             };
-            let same = links && existing.node().kind == kind && {
-                let known = existing.node().state();
-                (known.attr.dev, known.attr.ino) == (dev, ino)
-            };
-            if same {
+            let same = |(new, _): &(State, _)| Self::is_one_inode(existing.node(), new);
+            if links && existing.node().kind == kind && parts.as_ref().is_some_and(same) {
                 existing.node().add_alias(alias);
                 existing.node().state().unpin();
                 return existing;
@@ -563,3 +573,6 @@ pub(super) fn union_nlink(
         .filter(|&count| count > 0)
         .unwrap_or_else(|| upper.saturating_sub(1).max(1))
 }
+
+#[cfg(test)]
+mod tests;

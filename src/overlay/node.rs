@@ -69,6 +69,10 @@ pub enum Real {
 
 /// The part of a node that changes.
 #[derive(Debug)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "independent facts about one object"
+)]
 pub struct State {
     /// Attributes as last read; `attr.dev` and `attr.ino` identify the real object.
     pub attr: Attr,
@@ -88,6 +92,10 @@ pub struct State {
     pub io: Option<(Arc<FdSlot>, bool)>,
     /// Names in the whole union, for an indexed inode.
     pub union_nlink: Option<u32>,
+    /// The kernel writes the file itself, so `attr` is never fresh for long.
+    pub behind: bool,
+    /// Another node has taken over its name, see `Overlay::detach`.
+    pub replaced: bool,
     /// The object has no `security.capability`, so asking the disk is a waste.
     pub no_caps: bool,
 }
@@ -240,6 +248,8 @@ impl State {
             aliases: SmallVec::new(),
             io: None,
             union_nlink: None,
+            behind: false,
+            replaced: false,
             no_caps: false,
         }
     }

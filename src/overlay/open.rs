@@ -17,6 +17,15 @@ use crate::layer::io;
 use crate::layer::lower::Content;
 use crate::layer::upper::Upper;
 
+/// A real file that the kernel may read and write itself.
+#[derive(Debug)]
+pub struct Backing {
+    /// The file.
+    pub file: Arc<OwnedFd>,
+    /// It is a lower's: not to be written.
+    pub lower: bool,
+}
+
 impl Overlay {
     /// Reads into `buffer` from `offset`; shorter only at the end of the file.
     pub fn read(&self, ino: u64, offset: u64, buffer: &mut [u8]) -> Result<usize> {
@@ -100,7 +109,7 @@ impl Overlay {
             // Only metadata is in the upper yet.
             let fd = {
                 let _names = self.names.read();
-                self.held(&node)?.read().open(OFlags::RDONLY)?
+                upper.open(self.held(&node)?.read(), OFlags::RDONLY)?
             };
             return upper.sync(&fd, data_only);
         }
@@ -131,6 +140,63 @@ impl Overlay {
             (file, state.attr)
         };
         self.stack.data_of(&file, &attr)?.archived()
+    }
+
+    /// Copies up a file with its data.
+    pub fn copy_up_data(&self, ino: u64) -> Result<()> {
+        self.copy_up(&self.node(ino)?, Data::All)
+    }
+
+    /// The real file behind a node, for `write` already copied up. `None`: all access has to go through us. That is so
+    /// for a lower file that may be copied up while it is open, unless `lowers` says that its readers may miss that;
+    /// and always for one of several names, which could not all be led to the copy.
+    pub fn backing(&self, ino: u64, write: bool, lowers: bool) -> Result<Option<Backing>> {
+        let node = self.node(ino)?;
+        let _names = self.names.read();
+        let (lower, links) = {
+            let state = node.state();
+            let lower = state.data.is_some() || matches!(state.real, Real::Lower(_));
+            (lower, state.attr.nlink)
+        };
+        let fixed = self.is_read_only() || (lowers && links == 1 && !write);
+        if lower && !fixed {
+            return Ok(None);
+        }
+        if self.archived(&node)?.is_some() {
+            // The kernel reads whole files only, not parts of a tar.
+            return Ok(None);
+        }
+        let file = self.file_locked(&node, write)?;
+        let writable = node
+            .state()
+            .io
+            .as_ref()
+            .is_some_and(|(_, writable)| *writable);
+        // All opens at a time share one backing, so it has to take writes.
+        Ok((lower || writable).then_some(Backing { file, lower }))
+    }
+
+    /// The kernel writes the file of `ino` itself from now on, or does no longer.
+    pub fn set_written_behind(&self, ino: u64, on: bool) {
+        if let Ok(node) = self.node(ino) {
+            let mut state = node.state();
+            state.behind = on;
+            state.stale();
+        }
+    }
+
+    /// Takes the name from a node whose lower file has readers of its own: the name gets a new node when it is looked
+    /// up next, and the old one goes on without.
+    pub fn detach(&self, ino: u64) -> Result<()> {
+        let _names = self.names.write();
+        let node = self.node(ino)?;
+        if node.in_upper() {
+            self.pin_last_name(&node)?;
+        }
+        let mut state = node.state();
+        state.replaced = true;
+        state.aliases.clear();
+        Ok(())
     }
 
     /// Runs `act` on the node's open file. The caller holds `names`.
@@ -166,10 +232,11 @@ impl Overlay {
             && (writable || !write)
         {
             return self
-                .file_fds
+                .stack
+                .fds
                 .get(&slot, || self.open_real(node, writable).map(|open| open.0));
         }
-        let (fd, writable) = self.file_fds.retry(|| self.open_real(node, write))?;
+        let (fd, writable) = self.open_real(node, write)?;
         if write && !writable {
             return Err(Errno::ACCESS);
         }
@@ -179,11 +246,12 @@ impl Overlay {
             drop(state);
             return self.file_locked(node, write);
         }
-        let slot = self.file_fds.slot();
-        self.file_fds.put(&slot, fd);
+        let slot = self.stack.fds.files.slot();
+        slot.put(fd);
         state.io = Some((Arc::clone(&slot), writable));
         drop(state);
-        self.file_fds
+        self.stack
+            .fds
             .get(&slot, || self.open_real(node, writable).map(|open| open.0))
     }
 
@@ -215,18 +283,16 @@ impl Overlay {
 /// Opens a file of the upper, for writing if it can be. A client may hold a file open with rights its mode no
 /// longer grants (or never did, for the one who created it), so the owner's rights are widened for the moment.
 fn open_upper(upper: &Upper, held: &Held, write: bool) -> Result<(OwnedFd, bool)> {
-    match held.read().open(OFlags::RDWR) {
+    match upper.open(held.read(), OFlags::RDWR) {
         Ok(fd) => return Ok((fd, true)),
         Err(Errno::ACCESS | Errno::ROFS | Errno::TXTBSY | Errno::PERM) => {}
         Err(error) => return Err(error),
     }
-    if !write && let Ok(fd) = held.read().open(OFlags::RDONLY) {
+    if !write && let Ok(fd) = upper.open(held.read(), OFlags::RDONLY) {
         return Ok((fd, false));
     }
-    let mode = held.read().stat()?.mode;
-    let at = held.change(upper);
-    at.chmod(mode | 0o600)?;
-    let opened = held.read().open(OFlags::RDWR);
-    at.chmod(mode)?;
-    opened.map(|fd| (fd, true))
+    let open = || upper.open(held.read(), OFlags::RDWR);
+    upper
+        .with_mode(held.change(upper), 0o600, open)
+        .map(|fd| (fd, true))
 }

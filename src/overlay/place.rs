@@ -115,7 +115,7 @@ impl Overlay {
         let mut closed = vec![(Arc::clone(node), None)];
         while let Some((lowest, _)) = closed.last() {
             let own = lowest.dir.as_ref().ok_or(Errno::NOTDIR)?;
-            let open = own.pinned().is_some() || self.stack.dir_fds.is_open(&own.upper);
+            let open = own.pinned().is_some() || own.upper.is_open();
             if lowest.ino == ROOT || open {
                 break;
             }
@@ -148,7 +148,7 @@ impl Overlay {
         if let Some(pinned) = dir.pinned() {
             return Ok(Arc::clone(pinned));
         }
-        self.stack.dir_fds.get(&dir.upper, || match above {
+        self.stack.fds.get(&dir.upper, || match above {
             Some((above, name)) => upper.open_dir(above.as_fd(), name.get()),
             None if node.ino == ROOT => upper.open_root(),
             // It was closed since we looked.
@@ -238,7 +238,7 @@ impl Overlay {
         // A change that came in between makes what was read old already.
         if state.changes == before {
             state.attr = attr;
-            state.fresh = true;
+            state.fresh = !state.behind;
         }
         Ok(attr)
     }

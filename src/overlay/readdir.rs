@@ -1,13 +1,15 @@
 //! Merged listings: building the index of a directory, and reading from it.
 
+use std::ffi::OsStr;
 use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 
 use rustc_hash::FxHashSet;
 use rustix::io::{Errno, Result};
 
 use super::index::{Entry, Index, Parts, Source};
-use super::node::{DirState, LookupRef, Node, ROOT};
+use super::node::{DirState, Node, ROOT};
 use super::{Found, Overlay};
 use crate::layer::at::At;
 use crate::layer::attr::Kind;
@@ -45,6 +47,9 @@ impl Overlay {
         plus: bool,
         mut add: impl FnMut(&Listing<'_>) -> bool,
     ) -> Result<()> {
+        if after == 0 {
+            self.walk.begin(ino);
+        }
         let _names = self.names.read();
         let node = self.node(ino)?;
         let dir = node.dir.as_ref().ok_or(Errno::NOTDIR)?;
@@ -69,66 +74,58 @@ impl Overlay {
             self.build_index(&node, &mut state)?;
         }
         self.complete_index(&node, &mut state)?;
-        // A batch at a time, because finding an entry's attributes changes the index.
-        let mut after = after;
-        loop {
-            let batch: Vec<(u64, Entry)> = state
-                .index
-                .after(after)
-                .take(64)
-                .map(|(cookie, entry)| (cookie, entry.clone()))
-                .collect();
-            if batch.is_empty() {
-                return Ok(());
-            }
-            for (cookie, entry) in batch {
-                after = cookie;
-                if self.list_entry(&node, &mut state, cookie, &entry, plus, &mut add)? {
-                    return Ok(());
+        let mut position = state.index.seek(after);
+        while let Some((found, cookie, entry)) = state.index.next(position) {
+            position = found + 1;
+            let name = entry.name.clone();
+            let mut listing = Listing {
+                name: name.get().bytes(),
+                cookie,
+                ino: entry.node,
+                kind: entry.kind,
+                found: None,
+            };
+            let full = if plus {
+                self.list_plus(&node, &mut state, found, &mut listing, &mut add)
+            } else {
+                if listing.ino == 0 {
+                    listing.ino = self.number_for_listing(&node, &mut state, found)?;
                 }
+                add(&listing)
+            };
+            if full {
+                break;
             }
         }
+        Ok(())
     }
 
-    fn list_entry(
+    /// Adds the entry at `position` with its attributes; `true`: there was no more room.
+    fn list_plus(
         &self,
         node: &Arc<Node>,
         state: &mut DirState,
-        cookie: u64,
-        entry: &Entry,
-        plus: bool,
+        position: usize,
+        listing: &mut Listing<'_>,
         add: &mut impl FnMut(&Listing<'_>) -> bool,
-    ) -> Result<bool> {
-        let mut listing = Listing {
-            name: entry.name.get().bytes(),
-            cookie,
-            ino: entry.node,
-            kind: entry.kind,
-            found: None,
-        };
-        if !plus {
-            if listing.ino == 0 {
-                listing.ino = self.number_for_listing(node, state, entry)?;
-            }
-            return Ok(add(&listing));
-        }
-        let child = match self.child(node, state, entry.name.get()) {
+    ) -> bool {
+        let child = match self.child_at(node, state, position) {
             // It went away underneath us, which a lower layer must not do: leave it out.
-            Ok(None) => return Ok(false),
+            Ok(None) => return false,
             Ok(Some(child)) => child,
             Err(error) => {
-                tracing::debug!(name = ?entry.name, %error, "listed without attributes");
-                return Ok(add(&listing));
+                tracing::debug!(name = ?OsStr::from_bytes(listing.name), %error, "listed without attributes");
+                return add(listing);
             }
         };
         listing.ino = child.node().ino;
         listing.kind = child.node().kind;
         listing.found = self.describe(&child).ok();
-        let full = add(&listing);
+        let full = add(listing);
         if !full && listing.found.is_some() {
             child.keep();
         }
-        Ok(full)
+        full
     }
 
     /// The number a plain listing shows: that of the node, which is made for it.
@@ -136,9 +133,9 @@ impl Overlay {
         &self,
         node: &Arc<Node>,
         state: &mut DirState,
-        entry: &Entry,
+        position: usize,
     ) -> Result<u64> {
-        let child: Option<LookupRef<'_>> = self.child(node, state, entry.name.get())?;
+        let child = self.child_at(node, state, position)?;
         Ok(child.map_or(0, |child| child.node().ino))
     }
 
@@ -266,64 +263,57 @@ impl RawListing {
 #[derive(Debug, Default)]
 struct Merge {
     index: Index,
-    /// Names that take nothing more from below: files, and what a lower whiteout hides.
+    /// Names that take nothing more from below although the index has a directory, or nothing, by that name.
     closed: FxHashSet<OwnedName>,
     /// Names of the upper for which a lower has told whether it shows something.
     settled: FxHashSet<OwnedName>,
+    /// The directory exists in the upper.
+    has_upper: bool,
 }
 
 impl Merge {
     fn add_upper(&mut self, raw: RawListing) {
+        self.has_upper = true;
+        self.index.reserve(raw.names.len());
         for (name, kind, whiteout) in raw.names {
-            let source = if whiteout {
-                Source::Whiteout
+            let (kind, source) = if whiteout {
+                (Kind::CharDevice, Source::Whiteout)
             } else {
-                Source::Upper
+                (kind, Source::Upper)
             };
-            if whiteout || kind != Kind::Directory {
-                self.closed.insert(name.clone());
-            }
-            self.index.set(name, kind, source, false, 0);
+            self.index.add(Entry::new(name, kind, source, false));
         }
         for name in raw.hidden {
-            self.closed.insert(name.clone());
             if self.index.find(name.get()).is_none() {
-                self.index
-                    .set(name, Kind::CharDevice, Source::Whiteout, false, 0);
+                let hidden = Entry::new(name, Kind::CharDevice, Source::Whiteout, false);
+                self.index.add(hidden);
+            } else {
+                self.closed.insert(name);
             }
         }
     }
 
     fn add_lower(&mut self, raw: RawListing, position: u16) {
+        if self.index.is_empty() {
+            self.index.reserve(raw.names.len());
+        }
         for (name, kind, whiteout) in raw.names {
             self.settle(&name, !whiteout);
-            if whiteout {
-                self.closed.insert(name);
-                continue;
-            }
-            let known = self.index.find(name.get()).map(|entry| entry.source);
-            let closed = self.closed.contains(&name);
             let directory = kind == Kind::Directory;
+            let known = self.index.find(name.get()).map(|entry| entry.kind);
             match known {
-                _ if closed => {}
+                // A file takes nothing from below.
+                Some(known) if known != Kind::Directory => {}
+                _ if whiteout => {
+                    self.closed.insert(name);
+                }
+                _ if !self.closed.is_empty() && self.closed.contains(&name) => {}
                 None => {
-                    let parts = if directory {
-                        Parts::One(position)
-                    } else {
-                        Parts::None
-                    };
-                    if !directory {
-                        self.closed.insert(name.clone());
+                    let mut entry = Entry::new(name, kind, Source::Lower(position), true);
+                    if directory {
+                        entry.parts = Parts::One(position);
                     }
-                    let source = Source::Lower(position);
-                    self.index.add(Entry {
-                        name,
-                        node: 0,
-                        kind,
-                        source,
-                        below: true,
-                        parts,
-                    });
+                    self.index.add(entry);
                 }
                 Some(_) if directory => {
                     self.index
@@ -342,6 +332,9 @@ impl Merge {
 
     /// Notes whether the first lower that knows a name of the upper shows it.
     fn settle(&mut self, name: &OwnedName, shown: bool) {
+        if !self.has_upper {
+            return;
+        }
         let of_upper = self
             .index
             .find(name.get())

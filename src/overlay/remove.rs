@@ -11,6 +11,7 @@ use super::copy_up::Data;
 use super::index::Source;
 use super::node::{Alias, DirState, Node, Real};
 use super::rename::keep_data_path;
+use crate::layer::at::At;
 use crate::layer::attr::Kind;
 use crate::layer::name::Name;
 
@@ -154,7 +155,8 @@ impl Overlay {
     pub(super) fn pin_last_name(&self, node: &Arc<Node>) -> Result<()> {
         if let Some(dir) = &node.dir {
             if self.nodes.is_referenced(node.ino) {
-                dir.pin(self.upper_dir(node)?);
+                let fd = self.upper_dir(node)?;
+                dir.pin(Arc::new(self.upper()?.keep(At::Pinned(fd.as_fd()))?));
             }
             return Ok(());
         }
@@ -176,7 +178,7 @@ impl Overlay {
             keep_data_path(upper, held.change(upper), &alias.parent, alias.name.get())?;
         }
         if matches!(real, Real::Upper) {
-            let pinned = held.read().pin()?;
+            let pinned = self.upper()?.keep(held.read())?;
             node.state().real = Real::Pinned(Arc::new(pinned));
         }
         Ok(())
@@ -209,7 +211,7 @@ impl Overlay {
                 state.attr.nlink = 0;
                 state.fresh = true;
             }
-            self.stack.dir_fds.clear(&dir.upper);
+            dir.upper.clear();
         }
         self.drop_index_if_unused(node)?;
         if unnamed {

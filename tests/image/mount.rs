@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use serde_json::Value;
 
 use super::{
-    Entry, File, IN_USE, Place, USAGE, assert_contains, docker_archive, layer, sentence, tar, text,
+    File, IN_USE, Place, USAGE, assert_contains, docker_archive, layer, sentence, tar, text,
 };
 
 /// A place with the image `app:1` of three layers, each with a file of its own and `f`.

@@ -19,7 +19,7 @@ use tempfile::TempDir;
 use super::archive::archive;
 use super::disk::{View, fingerprint, read};
 use super::fixture::SideMount;
-use super::run::{Backend, Privilege, backend, is_root, privilege};
+use super::run::{Backend, Privilege, backend, extra_options, is_root, privilege};
 use super::tree::{Entry, compare, parse};
 
 /// The directories of a mount and its options.
@@ -131,6 +131,7 @@ impl Mounted {
 
     fn mount_plyfs(&mut self) -> Result<(), String> {
         let mut options = self.layer_options();
+        options.extend(extra_options());
         options.extend_from_slice(&self.stack.options);
         let options = options.join(",");
         // A file, not a pipe: a daemon that keeps its stderr must not keep us waiting.

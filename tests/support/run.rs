@@ -77,6 +77,16 @@ pub fn base_dir() -> PathBuf {
     env::var_os("PLYFS_TEST_DIR").map_or_else(env::temp_dir, PathBuf::from)
 }
 
+/// Options of every plyfs mount (`PLYFS_TEST_OPTIONS`), in front of those of the test.
+pub fn extra_options() -> Option<String> {
+    env::var("PLYFS_TEST_OPTIONS").ok()
+}
+
+/// Whether `option` is one of [`extra_options`].
+pub fn runs_with(option: &str) -> bool {
+    extra_options().is_some_and(|options| options.split(',').any(|each| each == option))
+}
+
 /// Records that the calling test does not apply to this run (`PLYFS_TEST_SKIPS`).
 pub fn not_applicable(test: &str, reason: &str) {
     static FILE: Mutex<()> = Mutex::new(());

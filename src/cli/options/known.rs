@@ -75,8 +75,8 @@ pub(in crate::cli) const EFFECTIVE: &[(&str, &str)] = &[
         "how the reader waits for the next request [auto]",
     ),
     (
-        "passthrough=off",
-        "file data goes through the daemon; 'on' is refused, this version cannot",
+        "passthrough=off|on|all",
+        "files the kernel reads and writes itself: on: of the upper; all: of lowers too; needs root [off]",
     ),
     (
         "cache_nodes=N",
