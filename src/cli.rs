@@ -6,10 +6,13 @@
 
 mod background;
 mod command;
+mod commit;
 mod convention;
 mod description;
+mod diff;
 mod ephemeral;
 pub mod exit;
+mod files;
 mod generate;
 mod image;
 mod log;
@@ -20,8 +23,10 @@ mod option_string;
 mod options;
 mod output;
 mod stats;
+mod tree;
 mod umount;
 mod virtual_xattr;
+mod which;
 
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
@@ -34,10 +39,14 @@ use clap_complete::Shell;
 pub use options::MountOptions;
 
 use background::Role;
+use commit::CommitArgs;
 use convention::{Call, Name};
+use diff::DiffArgs;
 use exit::{Exit, Failure};
+use files::{CatArgs, CpArgs, LsArgs};
 use image::mount::ImageArgs;
 use options::Draft;
+use which::WhichArgs;
 
 use crate::image::store::Store;
 
@@ -84,6 +93,12 @@ enum Command {
     },
     #[command(flatten)]
     Image(image::Command),
+    Diff(DiffArgs),
+    Commit(CommitArgs),
+    Which(WhichArgs),
+    Cat(CatArgs),
+    Ls(LsArgs),
+    Cp(CpArgs),
     /// Write the man pages into a directory
     #[command(hide = true)]
     Man {
@@ -200,6 +215,12 @@ fn run(args: &[OsString], role: Role) -> Result<u8, Failure> {
             watch,
         } => stats::run(&mountpoint, json, watch),
         Command::Image(command) => command.run(),
+        Command::Diff(args) => diff::run(&args),
+        Command::Commit(args) => commit::run(&args),
+        Command::Which(args) => which::run(&args),
+        Command::Cat(args) => files::cat(&args),
+        Command::Ls(args) => files::ls(&args),
+        Command::Cp(args) => files::cp(&args),
         Command::Man { dir } => generate::man(Cli::command(), &dir),
         Command::Completions { shell } => generate::completions(Cli::command(), shell),
     }

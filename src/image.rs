@@ -4,9 +4,11 @@
 //! Images come in from archives and layouts and go out again with the bytes they came with: writing them anew would
 //! change their digests. Nothing from an archive ever becomes a path on the host.
 
+pub mod commit;
 pub mod compress;
 pub mod config;
 pub mod digest;
+pub mod directive;
 mod docker;
 pub mod error;
 pub mod import;

@@ -22,6 +22,7 @@ pub mod override_stat;
 pub mod stack;
 mod sys;
 pub mod upper;
+pub mod view;
 mod widen;
 pub mod workdir;
 

@@ -79,6 +79,10 @@
 //! | reading a lower | [`layer::lower`] |
 //! | a tar as a lower: its index, what its entries mean | [`layer::archive`] |
 //! | copying bytes and metadata | [`layer::copy`] |
+//! | what a stack shows without a mount | [`layer::view`] |
+//! | what a tree changes over another: `diff`, `commit` | [`changes`], [`changes::compare`], [`changes::owner`] |
+//! | changes as the tar of a layer; as an image | [`changes::layer_tar`], [`image::commit`] |
+//! | which layer an object comes from | [`overlay::provenance`], `cli/which.rs` |
 //! | images: names, manifests, what is stored where | [`image`], [`image::name`], [`image::manifest`], [`image::store`] |
 //! | how an archive or layout is read; one layer on its way in | [`image::load`], `image/docker.rs`, `image/oci.rs`, [`image::ingest`] |
 //! | what IMAGE may mean on the command line | `image/resolve.rs`, `cli/image/mount.rs` |
@@ -91,7 +95,8 @@
 //! | [`cli`] | all below | touch a layer; write to stdout outside `cli/output.rs` |
 //! | [`fuse`](mod@fuse) | [`overlay`], and of [`layer`] the words that pass through it (names, attributes, errors) | decide; it alone uses the crate `fuser` |
 //! | [`overlay`] | [`layer`] | make a system call |
-//! | [`image`] | [`layer`] | know of mounts and requests |
+//! | [`image`] | [`layer`], [`changes`] | know of mounts and requests |
+//! | [`changes`] | [`layer`] | write anything but a stream of bytes |
 //! | [`layer`] | rustix | know of nodes or requests |
 //!
 //! `tests/tidy.rs` reads the sources and checks this table, and that mark literals, `unsafe` and output stay in their
@@ -157,6 +162,7 @@
 //! - **alias**: one of a node's names.
 //! - **no-open mode**: OPEN and OPENDIR answered ENOSYS, after which the kernel sends none.
 
+pub mod changes;
 pub mod cli;
 pub mod fuse;
 pub mod image;

@@ -2,7 +2,8 @@
 //!
 //! One file per operation, named as in the kernel's overlayfs: [`lookup`], [`readdir`], [`copy_up`], [`create`],
 //! [`remove`], [`rename`], [`attr`], [`xattr`], [`open`]. [`node`] and [`index`] hold what is known in memory,
-//! [`place`] finds a node's object on disk, [`link`] keeps hard links, [`ino`] numbers, [`ids`] owners. Nothing here
+//! [`place`] finds a node's object on disk, [`link`] keeps hard links, [`ino`] numbers, [`ids`] owners,
+//! [`provenance`] says which layer an object comes from. Nothing here
 //! makes a system call; `layer` does.
 //!
 //! Lock order: `Node::copying`, `Overlay::names`, `DirState` of a parent before that of its child, then the leaf
@@ -23,6 +24,7 @@ pub mod node;
 pub mod open;
 pub mod options;
 pub mod place;
+pub mod provenance;
 mod read_ahead;
 pub mod readdir;
 pub mod remove;

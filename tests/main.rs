@@ -8,6 +8,7 @@
     reason = "a test fails by panicking, reports what does not apply to the run, and shares within one crate"
 )]
 
+mod changes;
 mod cli;
 mod crash;
 mod faults;

@@ -16,7 +16,7 @@ use std::time::Duration;
 use crate::support::run::{base_dir, is_root, requires};
 
 pub(crate) mod exec;
-mod generate;
+pub(crate) mod generate;
 pub(crate) mod layers;
 pub(crate) mod mounts;
 pub(crate) mod run;

@@ -12,7 +12,7 @@ mod progress;
 mod save;
 mod tag;
 mod template;
-mod units;
+pub(super) mod units;
 mod uppers;
 
 use std::collections::BTreeSet;

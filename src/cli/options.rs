@@ -334,6 +334,11 @@ impl Draft {
         Ok(true)
     }
 
+    /// How the layers' marks and owners are read.
+    pub(super) fn reading(&self) -> (XattrNamespace, OverrideStat) {
+        (self.stack.xattrs, self.stack.override_stat)
+    }
+
     /// Checks what belongs together and fills in what was not said.
     pub(super) fn finish(mut self, defaults: Defaults) -> Result<MountOptions, Failure> {
         let mountpoint = self.mountpoint.take();

@@ -1,15 +1,19 @@
 //! The only place that writes to stdout and stderr.
 
-use std::io::{self, Write};
+use std::borrow::Cow;
+use std::io::{self, IsTerminal, Write};
 
 use super::exit::{Failure, why};
 
 /// Writes `text` to stdout. A reader that went away (`plyfs mounts | head -1`) is not an error.
 pub(super) fn print(text: &str) -> Result<(), Failure> {
+    print_bytes(text.as_bytes())
+}
+
+/// As [`print`], for names of files, which need not be text.
+pub(super) fn print_bytes(bytes: &[u8]) -> Result<(), Failure> {
     let mut stdout = io::stdout().lock();
-    let result = stdout
-        .write_all(text.as_bytes())
-        .and_then(|()| stdout.flush());
+    let result = stdout.write_all(bytes).and_then(|()| stdout.flush());
     match result {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         result => result
@@ -27,6 +31,23 @@ pub(super) fn write(bytes: &[u8]) -> Result<(), Failure> {
 /// Stdout, for much.
 pub(super) fn bytes() -> impl Write {
     io::stdout().lock()
+}
+
+/// A name from a layer as it is shown: for a terminal without what would steer it, else as it is.
+pub(super) fn for_terminal(name: &[u8]) -> Cow<'_, [u8]> {
+    let steers = |byte: &u8| byte.is_ascii_control();
+    if !io::stdout().is_terminal() || !name.iter().any(steers) {
+        return name.into();
+    }
+    let mut plain = Vec::with_capacity(name.len());
+    for byte in name {
+        if steers(byte) {
+            plain.extend(byte.escape_ascii());
+        } else {
+            plain.push(*byte);
+        }
+    }
+    plain.into()
 }
 
 /// Writes one line to stderr in the form every message has.

@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,14 +22,8 @@ use crate::overlay::{Found, Overlay};
 
 /// "For ever": layers do not change under us.
 const FOREVER: Duration = Duration::from_secs(1 << 30);
-/// The mount's description, for `plyfs mounts`.
-const MOUNT_XATTR: &[u8] = b"user.plyfs.mount";
-/// The mount's counters, for `plyfs stats`.
-const STATS_XATTR: &[u8] = b"user.plyfs.stats";
-/// Asking for this one panics: no honest request does, and what happens then has to be seen on a live mount. Not in
-/// release builds.
-#[cfg(debug_assertions)]
-const PANIC_XATTR: &[u8] = b"user.plyfs.panic";
+/// Begins the names of xattrs that are on no disk.
+const OWN_XATTRS: &[u8] = b"user.plyfs.";
 
 /// Answers the kernel's requests out of an overlay.
 #[derive(Debug)]
@@ -160,19 +155,45 @@ impl Adapter {
         );
     }
 
-    /// Xattrs of the mount itself, on its root.
-    pub(super) fn own_xattr(&self, ino: INodeNo, name: &OsStr) -> Option<Vec<u8>> {
-        if ino != INodeNo::ROOT {
-            return None;
-        }
-        match name.as_bytes() {
-            MOUNT_XATTR => Some(self.description.clone()),
-            STATS_XATTR => Some(self.describe_stats().to_string().into_bytes()),
+    /// Xattrs that are on no disk: of the mount itself on its root, and of every object where it comes from. They are
+    /// in no list of xattrs, so that nobody copies them.
+    pub(super) fn own_xattr(
+        &self,
+        ino: INodeNo,
+        name: &OsStr,
+    ) -> Option<Result<Vec<u8>, SysErrno>> {
+        let own = name.as_bytes().strip_prefix(OWN_XATTRS)?;
+        match own {
+            b"mount" if ino == INodeNo::ROOT => Some(Ok(self.description.clone())),
+            b"stats" if ino == INodeNo::ROOT => {
+                Some(Ok(self.describe_stats().to_string().into_bytes()))
+            }
+            b"layer" | b"path" | b"below" => Some(self.provenance(ino, own)),
+            // Asking for this one panics: no honest request does, and what happens then has to be seen on a live mount.
             #[cfg(debug_assertions)]
             #[expect(clippy::panic, reason = "what the name says")]
-            PANIC_XATTR => panic!("asked for by {}", PANIC_XATTR.escape_ascii()),
+            b"panic" if ino == INodeNo::ROOT => panic!("asked for by {}", name.display()),
             _ => None,
         }
+    }
+
+    fn provenance(&self, ino: INodeNo, asked: &[u8]) -> Result<Vec<u8>, SysErrno> {
+        let from = self.overlay.provenance(ino.0)?;
+        let bytes = |path: &Path| path.as_os_str().as_bytes().to_vec();
+        Ok(match asked {
+            b"layer" => bytes(&from.layer),
+            b"path" => from.path,
+            _ => {
+                let lines: Vec<_> = from.below.iter().map(|path| bytes(path)).collect();
+                lines.join(&b'\n')
+            }
+        })
+    }
+
+    /// Whether the xattr is one of ours, which nobody else sets.
+    pub(super) fn is_own_xattr(name: &OsStr) -> bool {
+        let own = name.as_bytes().strip_prefix(OWN_XATTRS);
+        own.is_some_and(|own| matches!(own, b"mount" | b"stats" | b"layer" | b"path" | b"below"))
     }
 
     fn describe_stats(&self) -> serde_json::Value {

@@ -466,6 +466,9 @@ impl Filesystem for Adapter {
         reply: ReplyEmpty,
     ) {
         let timer = self.begin(Op::Setxattr);
+        if Self::is_own_xattr(name) {
+            return reply.error(Errno::EPERM);
+        }
         let flags = flags.cast_unsigned();
         let (name, value) = (name.as_bytes().to_vec(), value.to_vec());
         let may_block = self.overlay.copies_data(ino.0, false);
@@ -478,7 +481,7 @@ impl Filesystem for Adapter {
     fn getxattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
         let _timer = self.begin(Op::Getxattr);
         let answer = guarded(|| match self.own_xattr(ino, name) {
-            Some(value) => Ok(value),
+            Some(answer) => answer,
             None => self.overlay.get_xattr(ino.0, name.as_bytes()),
         });
         reply_xattr(reply, size, answer);

@@ -21,6 +21,8 @@ pub mod media {
     pub const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
     /// A layer, uncompressed. Compressed ones end with `+gzip` or `+zstd`.
     pub const LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
+    /// Docker's uncompressed layer. Compressed ones end with `.gzip` or `.zstd`.
+    pub const DOCKER_LAYER: &str = "application/vnd.docker.image.rootfs.diff.tar";
     /// Docker's manifest.
     pub const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
     /// Docker's list of manifests.

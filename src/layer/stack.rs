@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use rustix::io::Errno;
 
-use super::attr::Kind;
+use super::attr::{Attr, Kind};
 use super::error::SetupError;
 use super::fd::Fds;
 use super::lower::{Lower, LowerDir, LowerFile};
@@ -230,11 +230,28 @@ impl Stack {
         }
         Err(Errno::IO)
     }
-}
 
-impl Stack {
+    /// The file that holds the data of `file`, whose attributes are `attr`: itself, unless it is a metacopy of one
+    /// further down.
+    pub fn data_of(&self, file: &LowerFile, attr: &Attr) -> Result<LowerFile, Errno> {
+        let below = file.dir.lower().position + 1;
+        if attr.size == 0 || below == self.lowers.len() || file.is_archived() {
+            return Ok(file.clone());
+        }
+        let marks = file.marks()?;
+        if !marks.metacopy {
+            return Ok(file.clone());
+        }
+        let mut path = self.path_below(&file.dir)?;
+        path.push(file.name.clone());
+        if let Some(redirect) = marks.redirect {
+            path = redirected(&path, redirect);
+        }
+        self.find_data(below, &path)
+    }
+
     /// The path of a lower directory in the layers below its own: redirects of its layer lead there.
-    pub fn path_below(&self, dir: &LowerDir) -> Result<Vec<OwnedName>, Errno> {
+    fn path_below(&self, dir: &LowerDir) -> Result<Vec<OwnedName>, Errno> {
         let path = dir.path();
         let root = self.roots.get(dir.lower().position).ok_or(Errno::IO)?;
         match walk(root, &path)? {
@@ -261,7 +278,7 @@ enum Step {
 }
 
 /// `path` with its last component redirected.
-pub fn redirected(path: &[OwnedName], redirect: Redirect) -> Vec<OwnedName> {
+fn redirected(path: &[OwnedName], redirect: Redirect) -> Vec<OwnedName> {
     match redirect {
         Redirect::Absolute(path) => path,
         Redirect::Sibling(name) => {

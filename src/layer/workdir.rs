@@ -27,7 +27,7 @@ use super::name::{Name, OwnedName};
 /// Directory of temporaries below the workdir.
 pub(super) const WORK: &str = "work";
 /// Directory of the hard-link index below the workdir.
-pub(super) const INDEX: &str = "index";
+pub const INDEX: &str = "index";
 /// Marker of a volatile mount, below `work`.
 pub(super) const VOLATILE: [&str; 2] = ["incompat", "volatile"];
 

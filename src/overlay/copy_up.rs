@@ -177,7 +177,7 @@ impl Overlay {
         data: Data,
     ) -> Result<(Staged<'_>, Option<OwnedFd>, Option<LowerFile>)> {
         let upper = self.upper()?;
-        let content = self.data_of(file, lower)?;
+        let content = self.stack.data_of(file, lower)?;
         let (staged, fd) = upper.stage_file(0o600)?;
         if data == Data::Later && self.options.metacopy && upper.prefix.is_some() {
             io::truncate(&fd, lower.size)?;

@@ -87,7 +87,7 @@ impl Overlay {
         state.union_nlink = Some(union);
         state.attr.nlink = union;
         if marks.metacopy {
-            let data = self.data_of(file, lower)?;
+            let data = self.stack.data_of(file, lower)?;
             state.data = Some(Box::new(data));
         }
         Ok(Some(Resolved::file(number, state)))

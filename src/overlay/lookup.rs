@@ -14,7 +14,6 @@ use crate::layer::attr::{Attr, Kind};
 use crate::layer::lower::{LowerDir, LowerFile};
 use crate::layer::mark::{self, Marks, NlinkMark, Redirect};
 use crate::layer::name::{Name, OwnedName};
-use crate::layer::stack::redirected;
 
 /// Misses in a directory of one layer after which listing it once is cheaper than asking again.
 const MISSES_BEFORE_INDEX: u8 = 4;
@@ -448,30 +447,12 @@ impl Overlay {
                         dir: Arc::clone(dir),
                         name,
                     };
-                    return self.data_of(&file, &attr);
+                    return self.stack.data_of(&file, &attr);
                 }
             }
         }
         tracing::warn!(?name, "metacopy file without its data in a lower layer");
         Err(Errno::IO)
-    }
-
-    /// The file that holds the data of `file`: itself, unless it is a metacopy of one further down.
-    pub(super) fn data_of(&self, file: &LowerFile, attr: &Attr) -> Result<LowerFile> {
-        let below = file.dir.lower().position + 1;
-        if attr.size == 0 || below == self.stack.lowers.len() || file.is_archived() {
-            return Ok(file.clone());
-        }
-        let marks = file.marks()?;
-        if !marks.metacopy {
-            return Ok(file.clone());
-        }
-        let mut path = self.stack.path_below(&file.dir)?;
-        path.push(file.name.clone());
-        if let Some(redirect) = marks.redirect {
-            path = redirected(&path, redirect);
-        }
-        self.stack.find_data(below, &path)
     }
 
     /// Device and inode number of the lower object in an origin mark.

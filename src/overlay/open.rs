@@ -140,7 +140,7 @@ impl Overlay {
             };
             (file, state.attr)
         };
-        self.data_of(&file, &attr)?.archived()
+        self.stack.data_of(&file, &attr)?.archived()
     }
 
     /// Copies up a file with its data.
@@ -269,7 +269,10 @@ impl Overlay {
             Place::Lower(_) if write => Err(Errno::ROFS),
             Place::Lower(file) => {
                 let attr = node.state().attr;
-                self.data_of(&file, &attr)?.open().map(|fd| (fd, false))
+                self.stack
+                    .data_of(&file, &attr)?
+                    .open()
+                    .map(|fd| (fd, false))
             }
             Place::LowerDir(_) => Err(Errno::ISDIR),
             Place::Upper(held) => open_upper(self.upper()?, &held, write),

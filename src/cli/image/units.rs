@@ -1,7 +1,7 @@
 //! Sizes and ages as docker prints them.
 
 /// `8.46MB`: decimal units, three significant digits, as docker's go-units has them.
-pub(super) fn size(bytes: u64) -> String {
+pub(in crate::cli) fn size(bytes: u64) -> String {
     human(bytes, 3)
 }
 

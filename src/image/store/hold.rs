@@ -162,6 +162,22 @@ impl Store {
         Ok(aside)
     }
 
+    /// If the directory `path` is one of the writable layers, the image it was made for and its workdir.
+    pub fn upper_at(&self, path: &Path) -> Result<Option<(ManifestDigest, PathBuf)>> {
+        let (Ok(path), Ok(root)) = (fs::canonicalize(path), fs::canonicalize(&self.root)) else {
+            return Ok(None);
+        };
+        let below = path.strip_prefix(root.join("uppers")).ok();
+        let name = below
+            .and_then(|below| below.parent()?.to_str())
+            .filter(|_| path.ends_with("upper"));
+        let Some(name) = name.filter(|name| !name.is_empty()) else {
+            return Ok(None);
+        };
+        let image = self.upper_image(name)?;
+        Ok(image.map(|image| (image, path.with_file_name("work"))))
+    }
+
     /// The names of all uppers.
     pub fn uppers(&self) -> Result<Vec<String>> {
         let mut names: Vec<_> = self
