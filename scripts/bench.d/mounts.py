@@ -27,6 +27,7 @@ FILE_SYSTEMS = {fs.name: fs for fs in [
     FileSystem("plyfs-volatile", "plyfs", ("volatile",)),
     FileSystem("plyfs-metacopy", "plyfs", ("metacopy=on",)),
     FileSystem("plyfs-nopoll", "plyfs", ("poll=off",)),
+    FileSystem("plyfs-passthrough", "plyfs", ("passthrough=all",), root_only=True),
     FileSystem("fuse-overlayfs", "debian"),
     FileSystem("fuse-overlayfs-2", "crate"),
 ]}
