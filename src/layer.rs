@@ -59,6 +59,17 @@ pub fn tune_allocator() {
     sys::tune_allocator();
 }
 
+/// Gives up what would let root write beyond disk quotas and into space set aside for root: in a mount it is used for
+/// others. As in the kernel's overlayfs; to be called once by a process that serves a mount, before it starts threads.
+pub fn keep_to_quotas() {
+    use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
+    let dropped = capabilities(None).and_then(|mut held| {
+        held.effective.remove(CapabilitySet::SYS_RESOURCE);
+        set_capabilities(None, held)
+    });
+    best_effort("give up CAP_SYS_RESOURCE", dropped);
+}
+
 /// Resident memory of this process in bytes, 0 if the system does not tell.
 pub fn resident_memory() -> u64 {
     let statm = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();

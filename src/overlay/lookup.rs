@@ -145,7 +145,12 @@ impl Overlay {
         } else {
             state.index.misses += 1;
             if state.index.misses >= MISSES_BEFORE_INDEX {
-                self.build_index(parent, state)?;
+                state.index.misses = 0;
+                match self.build_index(parent, state) {
+                    // Who may only search the layer goes on asking it.
+                    Err(Errno::ACCESS) => {}
+                    other => other?,
+                }
             }
         }
         Ok(found)
