@@ -10,6 +10,7 @@ mod chown;
 mod copy_file_range;
 mod copy_up;
 mod errors;
+mod extremes;
 mod fsync;
 mod hardlink;
 mod ids;

@@ -238,3 +238,61 @@ fn an_own_file_of_mode_0000_is_unreadable_for_its_owner_and_can_be_opened_up() {
     });
     fs.assert_state("f 'f' 0600 owner=1000:1000", "f 'f' 0600 owner=1000:1000");
 }
+
+#[test]
+fn a_directory_that_its_owner_may_only_search_is_merged_like_others() {
+    let mut fs = Fixture::new()
+        .lower("d/f 'f'; d/g 'g'; d/h 'h'")
+        .lower("d/below 'b'")
+        .mount();
+    fs.chmod("d", 0o300);
+    let changed = "d/; d/moved 'f+'; d/h 'h'; d/below 'b'; d/new 'n'";
+    assert_eq!(
+        (fs.text("d/below"), fs.text("d/h")),
+        ("b".into(), "h".into())
+    );
+    assert!((0..10).all(|number| fs.is_absent(format!("d/{number}"))));
+    fs.append("d/f", "+");
+    fs.rename("d/f", "d/moved");
+    fs.unlink("d/g");
+    fs.write("d/new", "n");
+    fs.remount();
+    assert_eq!(
+        (fs.mode("d") & 0o7777, fs.text("d/moved")),
+        (0o300, "f+".into())
+    );
+    assert!(fs.is_absent("d/g") && fs.is_absent("d/f"));
+    fs.chmod("d", 0o755);
+    fs.assert_merged(changed);
+    fs.chmod("d", 0o300);
+    for name in ["moved", "h", "below", "new"] {
+        fs.unlink(format!("d/{name}"));
+    }
+    fs.rmdir("d");
+    fs.assert_state("", "d whiteout");
+}
+
+#[test]
+fn marks_of_directories_that_their_owner_may_not_read_count() {
+    let mut fs = Fixture::new().lower("made/x; moved/f 'f'; plain").mount();
+    fs.remove_tree("made");
+    fs.mkdir("made");
+    fs.chmod("made", 0o300);
+    let moves = crate::support::has_redirects();
+    if moves {
+        fs.rename("moved", "away");
+        fs.chmod("away", 0o300);
+    }
+    fs.remount();
+    assert!(fs.is_absent("made/x"), "deleted content came back");
+    fs.chmod("made", 0o755);
+    assert!(fs.names("made").is_empty());
+    if moves {
+        assert_eq!(fs.text("away/f"), "f");
+        fs.chmod("away", 0o755);
+        fs.assert_state(
+            "made/; away/f 'f'; plain",
+            "made/ opaque; moved whiteout; away/ redirect=moved",
+        );
+    }
+}
