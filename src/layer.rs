@@ -12,6 +12,7 @@ pub mod content;
 pub mod copy;
 pub mod error;
 pub mod fd;
+pub mod file_flags;
 pub mod handle;
 pub mod io;
 pub mod lower;

@@ -11,6 +11,7 @@ mod copy_file_range;
 mod copy_up;
 mod errors;
 mod extremes;
+mod file_flags;
 mod fsync;
 mod hardlink;
 mod ids;

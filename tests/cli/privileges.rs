@@ -131,7 +131,7 @@ fn an_ordinary_user_changes_files_of_others_where_owners_are_squashed() {
     fs::create_dir(place.path("lower/dir")).unwrap();
     fs::write(place.path("lower/dir/deep"), "deep").unwrap();
     give_to_the_user(&place, &["", "upper", "work", "merged"]);
-    let script = r#"
+    let script = r"
         me=squash_to_uid=65534,squash_to_gid=65534
         ./plyfs mount --lower lower --upper upper --work work -o $me merged
         stat -c %u:%g merged/dir
@@ -145,7 +145,7 @@ fn an_ordinary_user_changes_files_of_others_where_owners_are_squashed() {
         # Without it they stay what they are: not his to change.
         ./plyfs mount --lower lower merged -- sh -c '! echo x 2> line >> merged/file'
         grep -q 'Read-only' line
-    "#;
+    ";
     let expected = "65534:65534\ndeepmore\nmerged:\nfile\nmoved\n\nmerged/moved:\ndeep\nnew\n\
         65534:65534 755 upper/moved\n65534:65534 644 upper/moved/deep\n65534:65534 600 upper/file\n";
     assert_eq!(as_ordinary_user(&place, script), expected);
@@ -156,10 +156,10 @@ fn without_fusermount3_the_sentence_says_so() {
     requires!(is_root(), "only root can become another user");
     let place = Place::new();
     give_to_the_user(&place, &["", "lower", "merged"]);
-    let script = r#"
+    let script = r"
         code=0; PATH=/absent ./plyfs mount --lower lower merged 2> line || code=$?
         cat line; echo $code; ls merged
-    "#;
+    ";
     let output = as_ordinary_user(&place, script);
     let (sentence, code) = output.trim_end().rsplit_once('\n').unwrap();
     assert_contains(
