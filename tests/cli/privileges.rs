@@ -152,6 +152,50 @@ fn an_ordinary_user_changes_files_of_others_where_owners_are_squashed() {
 }
 
 #[test]
+fn an_ordinary_user_finds_by_name_what_he_may_search_and_not_list() {
+    requires!(is_root(), "only root can become another user");
+    let place = Place::new();
+    for layer in ["lower", "below"] {
+        for file in ["both", layer, "hidden", "gone"] {
+            fs::create_dir_all(place.path(layer).join("dir")).unwrap();
+            fs::write(place.path(layer).join("dir").join(file), layer).unwrap();
+        }
+        let mode = fs::Permissions::from_mode(0o711);
+        fs::set_permissions(place.path(layer).join("dir"), mode).unwrap();
+    }
+    fs::remove_file(place.path("lower/dir/hidden")).unwrap();
+    fs::write(place.path("lower/dir/.wh.hidden"), "").unwrap();
+    give_to_the_user(&place, &["", "upper", "work", "merged"]);
+    let script = r"
+        show() {
+            for name in both lower below hidden gone new; do
+                echo $name $(cat merged/dir/$name 2>&1 | sed 's/.*: //')
+            done
+        }
+        ./plyfs mount --lower lower --lower below merged
+        show; show | md5sum > first; show | md5sum | cmp - first
+        ./plyfs umount merged
+        ./plyfs mount --lower lower --lower below --upper upper --work work \
+            -o squash_to_uid=65534,squash_to_gid=65534 merged
+        echo + >> merged/dir/below; rm merged/dir/gone; echo n > merged/dir/new; mv merged/dir/both merged/dir/hidden
+        show
+        ./plyfs umount merged
+        ./plyfs mount --lower lower --lower below --upper upper --work work \
+            -o squash_to_uid=65534,squash_to_gid=65534 merged
+        show; ls merged/dir 2>&1 | sed 's/.*: //'
+        ./plyfs umount merged
+    ";
+    let missing = "No such file or directory";
+    let changed =
+        format!("both {missing}\nlower lower\nbelow below+\nhidden lower\ngone {missing}\nnew n\n");
+    let expected = format!(
+        "both lower\nlower lower\nbelow below\nhidden {missing}\ngone lower\nnew {missing}\n\
+         {changed}{changed}Permission denied\n"
+    );
+    assert_eq!(as_ordinary_user(&place, script), expected);
+}
+
+#[test]
 fn without_fusermount3_the_sentence_says_so() {
     requires!(is_root(), "only root can become another user");
     let place = Place::new();
