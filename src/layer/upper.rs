@@ -70,7 +70,14 @@ impl Upper {
 
     /// Opens the directory `dir/name`.
     pub fn open_dir(&self, dir: BorrowedFd<'_>, name: Name<'_>) -> Result<OwnedFd> {
-        self.open_directory(self.at(dir, name), (dir, name.bytes()))
+        self.with_mode(self.pinned(dir), 0o100, || {
+            self.open_directory(self.at(dir, name), (dir, name.bytes()))
+        })
+    }
+
+    /// As [`Upper::pin`], of `dir/name` although `dir` may not be searched.
+    pub fn pin_in(&self, dir: BorrowedFd<'_>, name: Name<'_>) -> Result<OwnedFd> {
+        self.with_mode(self.pinned(dir), 0o100, || self.pin(At::Entry(dir, name)))
     }
 
     /// Opens the root once more.

@@ -1,8 +1,9 @@
 //! Who may do what. Root sets the scene, threads with other ids act.
 
 use std::fs;
+use std::os::unix::fs::FileExt;
 
-use rustix::fs::{Access, AtFlags, CWD, accessat};
+use rustix::fs::{Access, AtFlags, CWD, XattrFlags, accessat};
 use rustix::io::Errno;
 
 use crate::support::{Fixture, as_member, as_user, is_root, requires};
@@ -295,4 +296,32 @@ fn marks_of_directories_that_their_owner_may_not_read_count() {
             "made/ opaque; moved whiteout; away/ redirect=moved",
         );
     }
+}
+
+#[test]
+fn what_is_open_in_a_directory_closed_to_everybody_can_be_used() {
+    let mut fs = Fixture::new()
+        .lower("d/f 'lower'; d/g 'g' 0644; d/e/h 'h'")
+        .mount();
+    let (changed, read, deep) = (fs.open_rw("d/f"), fs.open("d/g"), fs.open_rw("d/e/h"));
+    fs.write("d/new", "");
+    let new = fs.open_rw("d/new");
+    fs.chmod("d/e", 0);
+    fs.chmod("d", 0);
+    for file in [&changed, &deep, &new] {
+        file.write_all_at(b"upper", 0).unwrap();
+        file.set_len(4).unwrap();
+        file.sync_all().unwrap();
+        assert_eq!(file.metadata().unwrap().len(), 4);
+        let mut content = [0; 4];
+        file.read_exact_at(&mut content, 0).unwrap();
+        assert_eq!(&content, b"uppe");
+    }
+    rustix::fs::fchmod(&read, 0o600.into()).unwrap();
+    rustix::fs::fsetxattr(&changed, "user.k", b"v", XattrFlags::empty()).unwrap();
+    drop((changed, read, deep, new));
+    fs.chmod("d", 0o755);
+    fs.chmod("d/e", 0o755);
+    let all = "d/f 'uppe' user.k='v'; d/g 'g' 0600; d/e/h 'uppe'; d/new 'uppe'";
+    fs.assert_state(all, all);
 }
