@@ -2,6 +2,7 @@
 
 mod adapter;
 mod convert;
+mod ioctl;
 pub mod mount;
 mod negotiate;
 pub mod passthrough;

@@ -12,6 +12,7 @@ pub mod content;
 pub mod copy;
 pub mod error;
 pub mod fd;
+pub mod file_flags;
 pub mod handle;
 pub mod io;
 pub mod lower;
@@ -57,6 +58,17 @@ pub fn own_ids() -> (u32, u32) {
 /// To be called once by a process that serves a mount, before it starts threads.
 pub fn tune_allocator() {
     sys::tune_allocator();
+}
+
+/// Gives up what would let root write beyond disk quotas and into space set aside for root: in a mount it is used for
+/// others. As in the kernel's overlayfs; to be called once by a process that serves a mount, before it starts threads.
+pub fn keep_to_quotas() {
+    use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
+    let dropped = capabilities(None).and_then(|mut held| {
+        held.effective.remove(CapabilitySet::SYS_RESOURCE);
+        set_capabilities(None, held)
+    });
+    best_effort("give up CAP_SYS_RESOURCE", dropped);
 }
 
 /// Resident memory of this process in bytes, 0 if the system does not tell.

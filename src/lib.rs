@@ -70,7 +70,7 @@
 //! | what the kernel knows by number | [`overlay::node`], [`overlay::ino`] |
 //! | where a node is on disk | [`overlay::place`] |
 //! | copy-up | [`overlay::copy_up`] |
-//! | changes | [`overlay::create`], [`overlay::remove`], [`overlay::rename`], [`overlay::attr`], [`overlay::xattr`] |
+//! | changes | [`overlay::create`], [`overlay::remove`], [`overlay::rename`], [`overlay::attr`], [`overlay::xattr`], [`overlay::file_flags`] |
 //! | hard links across copy-up | [`overlay::link`] |
 //! | reading and writing | [`overlay::open`] |
 //! | whiteouts, opaque directories, redirects: all formats | [`layer::mark`], [`layer::handle`], [`layer::override_stat`] |
@@ -93,7 +93,7 @@
 //! | module | uses | does not |
 //! |---|---|---|
 //! | [`cli`] | all below | touch a layer; write to stdout outside `cli/output.rs` |
-//! | [`fuse`](mod@fuse) | [`overlay`], and of [`layer`] the words that pass through it (names, attributes, errors) | decide; it alone uses the crate `fuser` |
+//! | [`fuse`](mod@fuse) | [`overlay`], and of [`layer`] the words that pass through it (names, attributes, file flags, errors) | decide; it alone uses the crate `fuser` |
 //! | [`overlay`] | [`layer`] | make a system call |
 //! | [`image`] | [`layer`], [`changes`] | know of mounts and requests |
 //! | [`changes`] | [`layer`] | write anything but a stream of bytes |

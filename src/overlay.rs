@@ -15,6 +15,7 @@ pub mod attr;
 pub mod copy_up;
 pub mod counters;
 pub mod create;
+pub mod file_flags;
 pub mod ids;
 pub mod index;
 pub mod ino;

@@ -10,6 +10,8 @@ mod chown;
 mod copy_file_range;
 mod copy_up;
 mod errors;
+mod extremes;
+mod file_flags;
 mod fsync;
 mod hardlink;
 mod ids;

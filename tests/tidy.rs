@@ -22,6 +22,7 @@ const LAYERING: &[(&str, &[&str])] = &[
             "layer::attr",
             "layer::name",
             "layer::error",
+            "layer::file_flags",
             "layer::best_effort",
             "layer::describe",
             "layer::own_ids",

@@ -93,6 +93,7 @@ fn with_command(options: &MountOptions, args: &[OsString]) -> Result<u8, Failure
 /// Mounts and serves until unmounted.
 fn serve(mut options: MountOptions, role: Role, store: Option<Store>) -> Result<(), Failure> {
     layer::tune_allocator();
+    layer::keep_to_quotas();
     log::start(options.debug, options.log.as_deref())?;
     let system = |error: io::Error| Failure::other(format!("cannot serve: {}", why(&error)));
     role.leave_session().map_err(system)?;

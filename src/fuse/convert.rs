@@ -2,11 +2,12 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use fuser::{FileAttr, FileType, INodeNo, Request, TimeOrNow};
+use fuser::{FileAttr, FileType, Generation, INodeNo, Request, TimeOrNow};
 
 use crate::layer::attr::{Attr, Kind, Time};
 use crate::overlay::Caller;
 use crate::overlay::attr::SetTime;
+use crate::overlay::readdir::Listing;
 
 /// Every errno leaves through here, unchanged.
 pub(super) fn errno(error: rustix::io::Errno) -> fuser::Errno {
@@ -43,6 +44,21 @@ pub(super) fn file_attr(attr: &Attr) -> FileAttr {
         blksize: attr.blksize,
         flags: 0,
     }
+}
+
+/// An entry of a listing with attributes: the number, 0 where the kernel has to look it up when it needs to.
+pub(super) fn listed(entry: &Listing<'_>) -> (INodeNo, FileAttr, Generation) {
+    let mut attr = negative();
+    attr.kind = file_type(entry.kind);
+    let (mut number, mut generation) = (entry.ino, 0);
+    if let Some(found) = &entry.found {
+        attr = file_attr(&found.attr);
+        generation = found.generation;
+    } else if !matches!(entry.name, b"." | b"..") {
+        number = 0;
+    }
+    attr.ino = INodeNo(entry.ino);
+    (INodeNo(number), attr, Generation(generation))
 }
 
 /// The attributes of "no such name": number 0 is an ENOENT the kernel remembers.

@@ -33,6 +33,9 @@ pub(super) struct Mounted {
     pub(super) watcher: Option<Watcher>,
 }
 
+/// What is wrong with the mountpoint of a daemon that was killed.
+const DEAD: &str = "is a dead mount: run `plyfs umount` on it first";
+
 fn fuse_error(sentence: impl Into<String>) -> SetupError {
     SetupError::new(Cause::Fuse, sentence)
 }
@@ -48,15 +51,19 @@ pub(super) fn resolve_mountpoint(given: &Path) -> Result<PathBuf, SetupError> {
     let path =
         std::fs::canonicalize(given).map_err(|error| match Errno::from_io_error(&error) {
             Some(Errno::NOENT) => fail("does not exist: create it or correct the path"),
-            Some(Errno::NOTCONN) => fail("is a dead mount: run `plyfs umount` on it first"),
+            Some(Errno::NOTCONN) => fail(DEAD),
             Some(Errno::ACCESS) => fail("cannot be reached by this user"),
             Some(other) => fail(&format!("cannot be used: {}", describe(other))),
             None => fail("cannot be used"),
         })?;
     match rustix::fs::stat(&path) {
-        Ok(stat) if rustix::fs::FileType::from_raw_mode(stat.st_mode).is_dir() => Ok(path),
-        Ok(_) => Err(fail("is not a directory: name a directory")),
-        Err(Errno::NOTCONN) => Err(fail("is a dead mount: run `plyfs umount` on it first")),
+        Ok(stat) if !rustix::fs::FileType::from_raw_mode(stat.st_mode).is_dir() => {
+            Err(fail("is not a directory: name a directory"))
+        }
+        // Of what a dead mount was, the kernel still knows the attributes.
+        Ok(_) if rustix::fs::statvfs(&path).err() == Some(Errno::NOTCONN) => Err(fail(DEAD)),
+        Ok(_) => Ok(path),
+        Err(Errno::NOTCONN) => Err(fail(DEAD)),
         Err(error) => Err(fail(&format!("cannot be used: {}", describe(error)))),
     }
 }

@@ -11,9 +11,9 @@ use std::time::SystemTime;
 
 use fuser::{
     AccessFlags, BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, Generation,
-    INodeNo, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
-    ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs,
-    ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+    INodeNo, IoctlFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate,
+    ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek,
+    ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 use rustix::io::Errno as SysErrno;
 
@@ -394,26 +394,9 @@ impl Filesystem for Adapter {
         let _timer = self.begin(Op::Readdirplus);
         let answer = guarded(|| {
             self.overlay.read_dir(ino.0, offset, true, |entry| {
-                let mut attr = convert::negative();
-                attr.kind = convert::file_type(entry.kind);
-                let (mut number, mut generation) = (entry.ino, 0);
-                if let Some(found) = &entry.found {
-                    attr = convert::file_attr(&found.attr);
-                    generation = found.generation;
-                } else if !matches!(entry.name, b"." | b"..") {
-                    // No attributes: number 0 tells the kernel to look it up when it needs to.
-                    number = 0;
-                }
-                attr.ino = INodeNo(entry.ino);
+                let (number, attr, generation) = convert::listed(entry);
                 let name = OsStr::from_bytes(entry.name);
-                reply.add(
-                    INodeNo(number),
-                    entry.cookie,
-                    name,
-                    &self.ttl,
-                    &attr,
-                    Generation(generation),
-                )
+                reply.add(number, entry.cookie, name, &self.ttl, &attr, generation)
             })
         });
         match answer {
@@ -571,6 +554,21 @@ impl Filesystem for Adapter {
             Ok(offset) => reply.offset(offset.cast_signed()),
             Err(error) => reply.error(error),
         }
+    }
+
+    fn ioctl(
+        &self,
+        _req: &Request,
+        ino: INodeNo,
+        _fh: FileHandle,
+        _flags: IoctlFlags,
+        command: u32,
+        data: &[u8],
+        _out_size: u32,
+        reply: ReplyIoctl,
+    ) {
+        let timer = self.begin(Op::Ioctl);
+        self.control(timer, ino, (command, data), reply);
     }
 
     fn copy_file_range(

@@ -42,9 +42,10 @@ pub(super) enum Op {
     Fallocate,
     Lseek,
     CopyFileRange,
+    Ioctl,
 }
 
-const NAMES: [&str; 32] = [
+const NAMES: [&str; 33] = [
     "lookup",
     "forget",
     "getattr",
@@ -77,6 +78,7 @@ const NAMES: [&str; 32] = [
     "fallocate",
     "lseek",
     "copy_file_range",
+    "ioctl",
 ];
 
 /// Latencies are counted in powers of two of a nanosecond.

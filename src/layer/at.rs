@@ -223,11 +223,23 @@ pub fn split_names(list: &[u8]) -> impl Iterator<Item = &[u8]> {
 
 /// Opens the directory `name` for listing and as the base of further names; only searchable ones as `O_PATH`.
 pub(super) fn open_directory(dir: impl AsFd, name: &[u8]) -> Result<OwnedFd> {
-    let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let open =
-        |extra| rustix::fs::openat(&dir, OsStr::from_bytes(name), flags | extra, Mode::empty());
-    match open(OFlags::RDONLY) {
-        Err(Errno::ACCESS) => open(OFlags::PATH),
+    match open_listable(&dir, name) {
+        Err(Errno::ACCESS) => open_searchable(dir, name),
         other => other,
     }
+}
+
+/// As [`open_directory`]; EACCES if it cannot be listed.
+pub(super) fn open_listable(dir: impl AsFd, name: &[u8]) -> Result<OwnedFd> {
+    open_as(dir, name, OFlags::RDONLY)
+}
+
+/// As [`open_directory`], never for listing.
+pub(super) fn open_searchable(dir: impl AsFd, name: &[u8]) -> Result<OwnedFd> {
+    open_as(dir, name, OFlags::PATH)
+}
+
+fn open_as(dir: impl AsFd, name: &[u8], access: OFlags) -> Result<OwnedFd> {
+    let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC | access;
+    rustix::fs::openat(dir, OsStr::from_bytes(name), flags, Mode::empty())
 }

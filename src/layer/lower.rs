@@ -19,6 +19,7 @@ use super::at::{At, open_directory};
 use super::attr::{Attr, Kind};
 pub use super::content::Content;
 use super::fd::{FdSlot, Fds};
+use super::file_flags::FileFlags;
 use super::handle::HandleSpace;
 use super::mark::{self, Marks, Prefix};
 use super::name::{Name, OwnedName};
@@ -325,6 +326,14 @@ impl LowerDir {
         act(At::Pinned(self.fd()?.as_fd()))
     }
 
+    /// Its file flags; an archive has none, and what is sealed cannot be asked.
+    pub fn file_flags(&self, extended: bool) -> Result<FileFlags> {
+        if self.is_sealed() || self.indexed().is_some() {
+            return Ok(FileFlags::none(extended));
+        }
+        self.with_self(|at| at.file_flags(extended))
+    }
+
     /// Attributes of `name`.
     pub fn stat(&self, name: Name<'_>) -> Result<Attr> {
         if let Some((archive, number)) = self.indexed() {
@@ -525,6 +534,14 @@ impl LowerFile {
             Err(Errno::PERM) => open(OFlags::empty()),
             other => other,
         }
+    }
+
+    /// Its file flags; an archive has none.
+    pub fn file_flags(&self, extended: bool) -> Result<FileFlags> {
+        if self.is_archived() {
+            return Ok(FileFlags::none(extended));
+        }
+        self.read(|at| at.file_flags(extended))
     }
 
     fn read<T>(&self, act: impl FnOnce(At<'_>) -> Result<T>) -> Result<T> {

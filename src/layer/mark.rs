@@ -200,6 +200,8 @@ pub struct Marks {
     pub lower_nlink: Option<u32>,
     /// A default POSIX ACL is present.
     pub default_acl: bool,
+    /// There are marks that may not be read: those in `user.` xattrs need read permission on the object.
+    pub unread: bool,
 }
 
 impl Marks {
@@ -235,10 +237,17 @@ impl Marks {
         let full = CString::new(full).map_err(|_| Errno::INVAL)?;
         let value = match at.xattr(&full) {
             Ok(Some(value)) => value,
-            // user.* needs read permission on the file. That a name is listed says enough for a metacopy; other
-            // marks do not count without it, as in the kernel.
-            Err(Errno::ACCESS | Errno::PERM) if key == b"metacopy" => Vec::new(),
-            Ok(None) | Err(Errno::ACCESS | Errno::PERM) => return Ok(()),
+            // That a name is listed says enough for a metacopy; other marks do not count without their value, as in
+            // the kernel.
+            Err(Errno::ACCESS | Errno::PERM) if key == b"metacopy" => {
+                self.unread = true;
+                Vec::new()
+            }
+            Err(Errno::ACCESS | Errno::PERM) => {
+                self.unread = true;
+                return Ok(());
+            }
+            Ok(None) => return Ok(()),
             Err(error) => return Err(error),
         };
         match key {

@@ -104,6 +104,10 @@ fn open_given(what: &str, path: &Path, cause: Cause) -> Result<(PathBuf, OwnedFd
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let fd = rustix::fs::open(&absolute, flags, Mode::empty()).map_err(explain)?;
     let attr = At::Pinned(fd.as_fd()).stat().map_err(explain)?;
+    // Of a dead mount the kernel still knows what it was asked before, but not this.
+    if let Err(Errno::NOTCONN) = At::Pinned(fd.as_fd()).stat_fs() {
+        return Err(explain(Errno::NOTCONN));
+    }
     if rustix::fs::ioctl_getflags(&fd).is_ok_and(|flags| flags.bits() & CASEFOLD != 0) {
         return Err(fail(
             "folds upper and lower case: a union needs exact names, use another directory",

@@ -341,6 +341,27 @@ pub(super) fn btrfs_uuid(fd: BorrowedFd<'_>) -> Result<[u8; 16]> {
     Ok(answer.fsid)
 }
 
+/// `ioctl(FS_IOC_FSGETXATTR)`: `struct fsxattr` of linux/fs.h as bytes.
+pub(super) fn extended_flags(fd: BorrowedFd<'_>) -> Result<[u8; 28]> {
+    const FS_IOC_FSGETXATTR: libc::c_ulong = 0x801c_581f;
+    let mut all = [0_u8; 28];
+    // SAFETY: the kernel writes at most 28 bytes, the size encoded in the request number.
+    check(libc::c_long::from(unsafe {
+        libc::ioctl(fd.as_raw_fd(), FS_IOC_FSGETXATTR, all.as_mut_ptr())
+    }))?;
+    Ok(all)
+}
+
+/// `ioctl(FS_IOC_FSSETXATTR)`.
+pub(super) fn set_extended_flags(fd: BorrowedFd<'_>, all: &[u8; 28]) -> Result<()> {
+    const FS_IOC_FSSETXATTR: libc::c_ulong = 0x401c_5820;
+    // SAFETY: the kernel reads at most 28 bytes, the size encoded in the request number.
+    check(libc::c_long::from(unsafe {
+        libc::ioctl(fd.as_raw_fd(), FS_IOC_FSSETXATTR, all.as_ptr())
+    }))
+    .map(drop)
+}
+
 /// Makes the detached mount `tree` read-only and without access times.
 pub(super) fn make_read_only(tree: &impl AsFd) -> Result<()> {
     /// `struct mount_attr` of linux/mount.h.

@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags, XattrFlags};
 use rustix::io::{Errno, Result};
 
-use super::at::{At, UpperAt, open_directory};
+use super::at::{self, At, UpperAt};
 use super::attr::{Attr, Kind};
 use super::fd::Fds;
 use super::handle::HandleSpace;
@@ -70,12 +70,31 @@ impl Upper {
 
     /// Opens the directory `dir/name`.
     pub fn open_dir(&self, dir: BorrowedFd<'_>, name: Name<'_>) -> Result<OwnedFd> {
-        open_directory(dir, name.bytes())
+        self.with_mode(self.pinned(dir), 0o100, || {
+            self.open_directory(self.at(dir, name), (dir, name.bytes()))
+        })
+    }
+
+    /// As [`Upper::pin`], of `dir/name` although `dir` may not be searched.
+    pub fn pin_in(&self, dir: BorrowedFd<'_>, name: Name<'_>) -> Result<OwnedFd> {
+        self.with_mode(self.pinned(dir), 0o100, || self.pin(At::Entry(dir, name)))
     }
 
     /// Opens the root once more.
     pub fn open_root(&self) -> Result<OwnedFd> {
-        open_directory(&self.root, b".")
+        self.open_directory(self.pinned(self.root()), (self.root(), b"."))
+    }
+
+    /// A union has to list directories too that their owner may only search.
+    fn open_directory(
+        &self,
+        at: UpperAt<'_>,
+        (dir, name): (BorrowedFd<'_>, &[u8]),
+    ) -> Result<OwnedFd> {
+        match self.with_mode(at, 0o400, || at::open_listable(dir, name)) {
+            Err(Errno::ACCESS | Errno::PERM | Errno::ROFS) => at::open_searchable(dir, name),
+            other => other,
+        }
     }
 
     /// Opens an object with `flags`; never follows a symlink, never waits for a FIFO's other end.
@@ -103,9 +122,18 @@ impl Upper {
         UpperAt::new(At::Pinned(fd))
     }
 
-    /// Marks of an object.
+    /// Marks of an object, also of one that its owner may not read.
     pub fn marks(&self, at: At<'_>) -> Result<Marks> {
-        Marks::read(at, self.prefix.unwrap_or(Prefix::User))
+        let read = || Marks::read(at, self.prefix.unwrap_or(Prefix::User));
+        let marks = read()?;
+        if !marks.unread {
+            return Ok(marks);
+        }
+        let readable = self.with_mode(UpperAt::new(at), 0o400, || match read() {
+            Ok(marks) if marks.unread => Err(Errno::ACCESS),
+            other => other,
+        });
+        Ok(readable.unwrap_or(marks))
     }
 
     /// Attributes with the override applied.

@@ -220,12 +220,20 @@ impl Overlay {
     ) -> Result<()> {
         let upper = self.upper()?;
         let now = to.read().stat()?;
-        let owner_first = Attr {
-            mode: now.mode,
-            ..*lower
-        };
+        let mut wanted = *lower;
         if upper.override_name.is_none() {
-            upper.set_owner_and_mode(to, &owner_first, &now)?;
+            let give = |wanted: Attr| {
+                let owned = Attr {
+                    mode: now.mode,
+                    ..wanted
+                };
+                upper.set_owner_and_mode(to, &owned, &now)
+            };
+            if let Err(error) = give(wanted) {
+                // What an ordinary user may not give away stays his, if its owner is never shown.
+                wanted = self.ids.keep_squashed(wanted, &now).ok_or(error)?;
+                give(wanted)?;
+            }
         }
         if !from.is_sealed() {
             let skip = Self::override_of(from);
@@ -233,7 +241,7 @@ impl Overlay {
         }
         upper.set_mark_if_possible(to, Mark::Origin, origin.unwrap_or_default())?;
         let now = to.read().stat()?;
-        upper.set_owner_and_mode(to, lower, &now)?;
+        upper.set_owner_and_mode(to, &wanted, &now)?;
         copy_times(lower, to)
     }
 
@@ -461,25 +469,32 @@ impl Overlay {
     /// Makes sure that a directory and all above it are in the upper.
     pub(super) fn copy_up_dir(&self, dir: &Arc<Node>) -> Result<()> {
         self.upper()?;
-        loop {
-            if dir.in_upper() {
-                return Ok(());
-            }
-            let _names = self.names.read();
-            // From here up to the first directory that is in the upper; its child is next.
-            let mut next = Arc::clone(dir);
-            let alias = loop {
-                let alias = next.state().aliases.first().cloned();
-                let Some(alias) = alias else {
-                    return self.adopt_removed_dir(&next);
-                };
-                if alias.parent.ino == ROOT || alias.parent.in_upper() {
-                    break alias;
+        while !dir.in_upper() {
+            let mut missing = Vec::new();
+            // From here up to the first directory that is in the upper.
+            {
+                let _names = self.names.read();
+                let mut next = Arc::clone(dir);
+                while next.ino != ROOT && !next.in_upper() {
+                    let alias = next.state().aliases.first().cloned();
+                    let Some(alias) = alias else {
+                        self.adopt_removed_dir(&next)?;
+                        break;
+                    };
+                    missing.push(std::mem::replace(&mut next, alias.parent));
                 }
-                next = Arc::clone(&alias.parent);
-            };
-            self.copy_up_one_dir(&next, &alias)?;
+            }
+            while let Some(next) = missing.pop() {
+                let _names = self.names.read();
+                let alias = next.state().aliases.first().cloned();
+                // Or it was moved or removed meanwhile.
+                match alias.filter(|alias| alias.parent.in_upper()) {
+                    Some(alias) => self.copy_up_one_dir(&next, &alias)?,
+                    None => break,
+                }
+            }
         }
+        Ok(())
     }
 
     /// Copies up a directory that was removed: it lives on without a name, for those who have it open.

@@ -110,8 +110,8 @@ impl Overlay {
         if state.dead {
             return Err(Errno::NOENT);
         }
-        // Whether a whiteout stands in the way is known from a complete index only.
-        self.complete_index(parent, state)?;
+        // Whether a whiteout stands in the way is known from the index only.
+        self.know(parent, state, name)?;
         if self.child(parent, state, name)?.is_some() {
             return Err(Errno::EXIST);
         }

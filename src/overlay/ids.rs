@@ -36,6 +36,17 @@ impl Ids {
             .unwrap_or_else(|| to_inside(&self.gid_map, attr.gid));
     }
 
+    /// `wanted` with those ids of `now` that are squashed; `None` if none is.
+    pub fn keep_squashed(&self, mut wanted: Attr, now: &Attr) -> Option<Attr> {
+        if self.squash_uid.is_some() {
+            wanted.uid = now.uid;
+        }
+        if self.squash_gid.is_some() {
+            wanted.gid = now.gid;
+        }
+        (self.squash_uid.is_some() || self.squash_gid.is_some()).then_some(wanted)
+    }
+
     /// The owner to store for one given through the mount; `None` if owners are squashed and never stored.
     pub fn store_uid(&self, uid: u32) -> Option<u32> {
         self.squash_uid

@@ -115,6 +115,8 @@ pub struct Index {
     whiteouts: usize,
     /// All names of the directory are here.
     pub complete: bool,
+    /// They never will be: some layer can be searched, not listed.
+    pub unlistable: bool,
     /// When the layers were listed; a new directory has nothing to list.
     listed: Option<Instant>,
     /// Lookups that found nothing while the index was incomplete.

@@ -44,12 +44,16 @@ impl Overlay {
         if mark::aufs_name(name.bytes()).is_some() {
             return Ok(None);
         }
-        if (!state.index.complete && state.sources() > 1) || self.is_outdated(&state.index) {
+        if self.is_outdated(&state.index) {
             self.build_index(parent, state)?;
+        }
+        let merged = state.sources() > 1;
+        if !state.index.complete && merged {
+            self.know(parent, state, name)?;
         }
         match state.index.position(name) {
             Some(position) => self.child_at(parent, state, position),
-            None if state.index.complete => Ok(None),
+            None if state.index.complete || merged => Ok(None),
             None => self.probe(parent, state, name),
         }
     }
@@ -145,7 +149,8 @@ impl Overlay {
         } else {
             state.index.misses += 1;
             if state.index.misses >= MISSES_BEFORE_INDEX {
-                self.build_index(parent, state)?;
+                state.index.misses = 0;
+                self.know(parent, state, name)?;
             }
         }
         Ok(found)

@@ -243,6 +243,18 @@ impl Node {
     }
 }
 
+impl Drop for Node {
+    /// Lets go of the directories above one after the other: a chain may be longer than the stack is deep.
+    fn drop(&mut self) {
+        let mut above = std::mem::take(&mut self.state.get_mut().aliases);
+        while let Some(alias) = above.pop() {
+            if let Some(mut parent) = Arc::into_inner(alias.parent) {
+                above.append(&mut parent.state.get_mut().aliases);
+            }
+        }
+    }
+}
+
 impl State {
     /// A state with the given place and attributes.
     pub fn new(attr: Attr, real: Real) -> Self {
@@ -495,5 +507,36 @@ impl NodeTable {
     pub fn sizes(&self) -> (usize, usize) {
         let nodes = self.nodes.lock();
         (nodes.known.len(), nodes.cold.len())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nodes_below_each_other_are_dropped_however_many_they_are() {
+        let attr = crate::layer::at::At::Pinned(std::os::fd::AsFd::as_fd(&std::io::stdin()))
+            .stat()
+            .unwrap();
+        let name = Name::from_bytes(b"d").unwrap();
+        let mut last: Option<Arc<Node>> = None;
+        for number in 0..300_000 {
+            let mut state = State::new(attr, Real::Directory);
+            state.aliases.extend(last.take().map(|parent| Alias {
+                parent,
+                name: name.to_owned(),
+            }));
+            last = Some(Arc::new(Node::new(number, 0, Kind::Directory, state, None)));
+        }
+        let highest = {
+            let mut node = Arc::clone(last.as_ref().unwrap());
+            while let Some(alias) = { node.state().aliases.first().cloned() } {
+                node = alias.parent;
+            }
+            Arc::downgrade(&node)
+        };
+        drop(last);
+        assert_eq!(highest.strong_count(), 0);
     }
 }

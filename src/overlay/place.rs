@@ -185,6 +185,14 @@ impl Overlay {
             Real::Upper => {
                 let alias = alias.ok_or(Errno::NOENT)?;
                 let fd = self.upper_dir(&alias.parent)?;
+                if self.own.0 != 0 && alias.parent.state().attr.mode & 0o100 == 0 {
+                    // Who had it open before the directory was closed goes on using it.
+                    let pinned = self.upper()?.pin_in(fd.as_fd(), alias.name.get())?;
+                    return Ok(Place::Upper(Held {
+                        fd: Arc::new(pinned),
+                        name: None,
+                    }));
+                }
                 Ok(Place::Upper(Held {
                     fd,
                     name: Some(alias.name),

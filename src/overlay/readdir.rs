@@ -148,9 +148,50 @@ impl Overlay {
         }
     }
 
+    /// Makes sure that the index knows what there is to know about `name`. A directory of which a layer may be searched
+    /// but not listed never has a complete index.
+    pub(super) fn know(
+        &self,
+        node: &Arc<Node>,
+        state: &mut DirState,
+        name: Name<'_>,
+    ) -> Result<()> {
+        if !state.index.unlistable {
+            match self.complete_index(node, state) {
+                Err(Errno::ACCESS) => state.index.unlistable = true,
+                other => return other,
+            }
+        }
+        if state.index.find(name).is_none() {
+            let found = self.merge(node, state, Some(name))?;
+            for entry in found.iter() {
+                state.index.add(entry.clone());
+            }
+        }
+        Ok(())
+    }
+
     /// Lists all layers of a directory, top-down, into its index.
     pub(super) fn build_index(&self, node: &Arc<Node>, state: &mut DirState) -> Result<()> {
         self.counters.count(&self.counters.indexes_built);
+        let mut index = self.merge(node, state, None)?;
+        for entry in state.index.iter().filter(|entry| entry.node != 0) {
+            index.update(entry.name.get(), |new| new.node = entry.node);
+        }
+        if self.options.timeout.is_some() {
+            index.set_listed();
+        }
+        state.index = index;
+        Ok(())
+    }
+
+    /// What the layers of a directory have, top-down: everything, or `only` one name.
+    fn merge(
+        &self,
+        node: &Arc<Node>,
+        state: &mut DirState,
+        only: Option<Name<'_>>,
+    ) -> Result<Index> {
         let mut merge = Merge {
             index: Index::empty(),
             ..Merge::default()
@@ -158,10 +199,14 @@ impl Overlay {
         if state.in_upper {
             let fd = self.upper_dir(node)?;
             let upper = self.upper()?;
-            let mut raw = RawListing::read(&mut |each| upper.list(fd.as_fd(), each), |name| {
+            let look = |name: Name<'_>| {
                 let attr = At::Entry(fd.as_fd(), name).stat()?;
                 Ok((attr.kind, mark::is_whiteout(&attr)))
-            })?;
+            };
+            let mut raw = match only {
+                None => RawListing::read(&mut |each| upper.list(fd.as_fd(), each), look)?,
+                Some(name) => RawListing::search(name, look)?,
+            };
             if upper.marks(At::Pinned(fd.as_fd()))?.xattr_whiteouts {
                 raw.find_xattr_whiteouts(|name| upper.is_whiteout(fd.as_fd(), name))?;
             }
@@ -173,7 +218,7 @@ impl Overlay {
         }
         for position in 0..state.lowers.len() {
             let dir = Arc::clone(&state.lowers[position]);
-            let mut raw = list_lower(&dir)?;
+            let mut raw = list_lower(&dir, only)?;
             let opaque = raw.opaque;
             if !dir.is_sealed() && dir.marks_self()?.xattr_whiteouts {
                 raw.find_xattr_whiteouts(|name| {
@@ -186,24 +231,19 @@ impl Overlay {
                 break;
             }
         }
-        for entry in state.index.iter().filter(|entry| entry.node != 0) {
-            merge
-                .index
-                .update(entry.name.get(), |new| new.node = entry.node);
-        }
-        if self.options.timeout.is_some() {
-            merge.index.set_listed();
-        }
-        state.index = merge.index;
-        Ok(())
+        Ok(merge.index)
     }
 }
 
-fn list_lower(dir: &Arc<LowerDir>) -> Result<RawListing> {
-    RawListing::read(&mut |each| dir.list(each), |name| {
+fn list_lower(dir: &Arc<LowerDir>, only: Option<Name<'_>>) -> Result<RawListing> {
+    let look = |name: Name<'_>| {
         let attr = dir.stat(name)?;
         Ok((attr.kind, dir.lower().is_whiteout(&attr)))
-    })
+    };
+    match only {
+        None => RawListing::read(&mut |each| dir.list(each), look),
+        Some(name) => RawListing::search(name, look),
+    }
 }
 
 /// What one layer has in a directory, marks told apart from names.
@@ -246,6 +286,31 @@ impl RawListing {
             Ok(())
         })?;
         Ok(raw)
+    }
+
+    /// What a listing would say of `name`, by asking for it and for the files that would hide it.
+    fn search(name: Name<'_>, look: impl Fn(Name<'_>) -> Result<(Kind, bool)>) -> Result<Self> {
+        let hiding = mark::aufs_whiteout(name).ok();
+        let names = [
+            Some(mark::AUFS_OPAQUE),
+            hiding.as_ref().map(|name| name.get().bytes()),
+            Some(name.bytes()),
+        ];
+        let mut list = |each: &mut dyn FnMut(Listed<'_>) -> Result<()>| {
+            for name in names.into_iter().flatten() {
+                match look(Name::from_bytes(name)?) {
+                    Err(Errno::NOENT) => {}
+                    Err(error) => return Err(error),
+                    // Whether it is a whiteout is asked again.
+                    Ok((kind, _)) => each(Listed {
+                        name,
+                        kind: Some(kind),
+                    })?,
+                }
+            }
+            Ok(())
+        };
+        Self::read(&mut list, &look)
     }
 
     /// Marks empty files that carry the whiteout xattr.

@@ -166,7 +166,7 @@ impl Overlay {
         if dirs.target().dead {
             return Err(Errno::NOENT);
         }
-        self.complete_index(new.parent, dirs.target())?;
+        self.know(new.parent, dirs.target(), new.name)?;
         if let Some(victim) = victim.filter(|victim| victim.kind == Kind::Directory) {
             self.check_empty(victim)?;
         }

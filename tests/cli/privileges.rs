@@ -1,6 +1,7 @@
 //! The three ways to mount: root, an ordinary user by fusermount3, a user namespace without a helper.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 
 use super::{PLYFS, Place, assert_contains, succeeds};
 use crate::support::requires;
@@ -42,8 +43,16 @@ fn mount_flags_are_honoured() {
 
 /// Runs `script` as root of a new user and mount namespace. `$0` is plyfs.
 fn in_namespace(place: &Place, script: &str) -> String {
+    let bin = place.path("bin");
+    fs::create_dir(&bin).unwrap();
+    // Would be found first.
+    fs::write(bin.join("fusermount3"), "#!/bin/sh\ntouch used; exit 1\n").unwrap();
+    fs::set_permissions(bin.join("fusermount3"), fs::Permissions::from_mode(0o755)).unwrap();
+    let path = format!("{}:{}", bin.display(), std::env::var("PATH").unwrap());
     let mut command = place.program("unshare", ["-Urm", "sh", "-euc", script, PLYFS]);
-    succeeds(command.env("FUSERMOUNT_PATH", "/absent"))
+    let output = succeeds(command.env("PATH", path));
+    assert!(!place.path("used").exists(), "the helper was called");
+    output
 }
 
 #[test]
@@ -74,18 +83,32 @@ fn a_command_runs_in_a_user_namespace_and_leaves_nothing() {
     assert!(place.temporaries().is_empty());
 }
 
+/// Runs `script` in the place as an ordinary user who may use FUSE and has `./plyfs`.
+fn as_ordinary_user(place: &Place, script: &str) -> String {
+    fs::copy(PLYFS, place.path("plyfs")).unwrap();
+    // A /dev that lets everybody use FUSE, whatever it is outside.
+    let dev =
+        "mount -t tmpfs none /dev; mknod -m 666 /dev/null c 1 3; mknod -m 666 /dev/fuse c 10 229";
+    let become_user = "exec setpriv --reuid=65534 --regid=65534 --clear-groups sh -euc \"$0\"";
+    let commands = format!("{dev}; {become_user}");
+    succeeds(&mut place.program("unshare", ["-m", "sh", "-euc", &commands, script]))
+}
+
+fn give_to_the_user(place: &Place, paths: &[&str]) {
+    for path in paths {
+        std::os::unix::fs::chown(place.path(path), Some(65534), Some(65534)).unwrap();
+    }
+}
+
 #[test]
 fn an_ordinary_user_mounts_and_unmounts_by_fusermount3() {
     requires!(is_root(), "only root can become another user");
     let place = Place::new();
-    fs::copy(PLYFS, place.path("plyfs")).unwrap();
-    for dir in ["", "lower", "lower/file", "upper", "work", "merged"] {
-        std::os::unix::fs::chown(place.path(dir), Some(65534), Some(65534)).unwrap();
-    }
-    // A /dev that lets everybody use FUSE, whatever it is outside.
-    let dev =
-        "mount -t tmpfs none /dev; mknod -m 666 /dev/null c 1 3; mknod -m 666 /dev/fuse c 10 229";
-    let as_user = r#"
+    give_to_the_user(
+        &place,
+        &["", "lower", "lower/file", "upper", "work", "merged"],
+    );
+    let script = r#"
         ./plyfs mount --lower lower --upper upper --work work -o dev,suid merged
         cat merged/file; echo ' changed' >> merged/file
         grep " $PWD/merged .* fuse.plyfs " /proc/self/mountinfo > line
@@ -97,8 +120,109 @@ fn an_ordinary_user_mounts_and_unmounts_by_fusermount3() {
         ./plyfs mount --lower lower --upper upper --work work merged -- cat merged/file
         ! grep " $PWD/merged " /proc/self/mountinfo
     "#;
-    let become_user = "exec setpriv --reuid=65534 --regid=65534 --clear-groups sh -euc \"$0\"";
-    let script = format!("{dev}; {become_user}");
-    let output = succeeds(&mut place.program("unshare", ["-m", "sh", "-euc", &script, as_user]));
+    let output = as_ordinary_user(&place, script);
     assert_eq!(output, "from the lowerfrom the lower changed\n");
+}
+
+#[test]
+fn an_ordinary_user_changes_files_of_others_where_owners_are_squashed() {
+    requires!(is_root(), "only root can become another user");
+    let place = Place::new();
+    fs::create_dir(place.path("lower/dir")).unwrap();
+    fs::write(place.path("lower/dir/deep"), "deep").unwrap();
+    give_to_the_user(&place, &["", "upper", "work", "merged"]);
+    let script = r"
+        me=squash_to_uid=65534,squash_to_gid=65534
+        ./plyfs mount --lower lower --upper upper --work work -o $me merged
+        stat -c %u:%g merged/dir
+        echo more >> merged/dir/deep; mkdir merged/dir/new; mv merged/dir merged/moved
+        chmod 600 merged/file
+        ./plyfs umount merged
+        ./plyfs mount --lower lower --upper upper --work work -o $me merged
+        cat merged/moved/deep; ls merged merged/moved
+        ./plyfs umount merged
+        stat -c '%u:%g %a %n' upper/moved upper/moved/deep upper/file
+        # Without it they stay what they are: not his to change.
+        ./plyfs mount --lower lower merged -- sh -c '! echo x 2> line >> merged/file'
+        grep -q 'Read-only' line
+    ";
+    let expected = "65534:65534\ndeepmore\nmerged:\nfile\nmoved\n\nmerged/moved:\ndeep\nnew\n\
+        65534:65534 755 upper/moved\n65534:65534 644 upper/moved/deep\n65534:65534 600 upper/file\n";
+    assert_eq!(as_ordinary_user(&place, script), expected);
+}
+
+#[test]
+fn an_ordinary_user_finds_by_name_what_he_may_search_and_not_list() {
+    requires!(is_root(), "only root can become another user");
+    let place = Place::new();
+    for layer in ["lower", "below"] {
+        for file in ["both", layer, "hidden", "gone"] {
+            fs::create_dir_all(place.path(layer).join("dir")).unwrap();
+            fs::write(place.path(layer).join("dir").join(file), layer).unwrap();
+        }
+        let mode = fs::Permissions::from_mode(0o711);
+        fs::set_permissions(place.path(layer).join("dir"), mode).unwrap();
+    }
+    fs::remove_file(place.path("lower/dir/hidden")).unwrap();
+    fs::write(place.path("lower/dir/.wh.hidden"), "").unwrap();
+    give_to_the_user(&place, &["", "upper", "work", "merged"]);
+    let script = r"
+        show() {
+            for name in both lower below hidden gone new; do
+                echo $name $(cat merged/dir/$name 2>&1 | sed 's/.*: //')
+            done
+        }
+        ./plyfs mount --lower lower --lower below merged
+        show; show | md5sum > first; show | md5sum | cmp - first
+        ./plyfs umount merged
+        ./plyfs mount --lower lower --lower below --upper upper --work work \
+            -o squash_to_uid=65534,squash_to_gid=65534 merged
+        echo + >> merged/dir/below; rm merged/dir/gone; echo n > merged/dir/new; mv merged/dir/both merged/dir/hidden
+        show
+        ./plyfs umount merged
+        ./plyfs mount --lower lower --lower below --upper upper --work work \
+            -o squash_to_uid=65534,squash_to_gid=65534 merged
+        show; ls merged/dir 2>&1 | sed 's/.*: //'
+        ./plyfs umount merged
+    ";
+    let missing = "No such file or directory";
+    let changed =
+        format!("both {missing}\nlower lower\nbelow below+\nhidden lower\ngone {missing}\nnew n\n");
+    let expected = format!(
+        "both lower\nlower lower\nbelow below\nhidden {missing}\ngone lower\nnew {missing}\n\
+         {changed}{changed}Permission denied\n"
+    );
+    assert_eq!(as_ordinary_user(&place, script), expected);
+}
+
+#[test]
+fn without_fusermount3_the_sentence_says_so() {
+    requires!(is_root(), "only root can become another user");
+    let place = Place::new();
+    give_to_the_user(&place, &["", "lower", "merged"]);
+    let script = r"
+        code=0; PATH=/absent ./plyfs mount --lower lower merged 2> line || code=$?
+        cat line; echo $code; ls merged
+    ";
+    let output = as_ordinary_user(&place, script);
+    let (sentence, code) = output.trim_end().rsplit_once('\n').unwrap();
+    assert_contains(
+        sentence,
+        "plyfs: fusermount3 is not installed: install the package fuse3",
+    );
+    assert_eq!((sentence.lines().count(), code), (1, "7"));
+}
+
+#[test]
+fn a_daemon_of_root_keeps_to_quotas_and_leaves_reserved_space_alone() {
+    requires!(is_root(), "what root gives up");
+    let place = Place::new();
+    place.mount(&[]);
+    let status = fs::read_to_string(place.daemon().proc("status")).unwrap();
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("CapEff:\t"));
+    let effective = u64::from_str_radix(line.unwrap(), 16).unwrap();
+    // CAP_SYS_ADMIN and CAP_SYS_RESOURCE of linux/capability.h.
+    assert_eq!((effective >> 21 & 1, effective >> 24 & 1), (1, 0));
 }

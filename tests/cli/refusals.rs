@@ -186,6 +186,28 @@ fn a_mountpoint_that_is_missing_or_a_file_is_named() {
 }
 
 #[test]
+fn what_a_killed_mount_left_is_named_as_mountpoint_and_as_layer() {
+    let place = Place::new();
+    fs::create_dir(place.path("other")).unwrap();
+    place.mount(&[]);
+    // The kernel knows it well by now.
+    assert_eq!(fs::read_dir(place.path("merged")).unwrap().count(), 1);
+    let daemon = place.daemon();
+    daemon.signal(Signal::KILL);
+    daemon.ended();
+    for (args, code) in [
+        (["--lower", "lower", "merged"], MOUNTPOINT),
+        (["--lower", "merged", "other"], LOWER),
+    ] {
+        let sentence = fails(place.plyfs(["mount"]).args(args), code);
+        assert_contains(&sentence, "merged is a dead mount:");
+    }
+    place.umount("merged");
+    assert!(!place.is_mounted());
+    place.mount(&[]);
+}
+
+#[test]
 fn a_mountpoint_inside_the_upper_is_refused() {
     let place = Place::new();
     fs::create_dir(place.path("upper/inner")).unwrap();

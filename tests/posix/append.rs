@@ -79,3 +79,20 @@ fn append_after_another_descriptor_has_truncated_goes_to_the_new_end() {
     drop(file);
     fs.assert_state("f 'ab'", "f 'ab'");
 }
+
+#[test]
+fn appending_processes_lose_nothing() {
+    let mut fs = Fixture::new().lower("f ''").mount();
+    let writer = "i=0; while [ $i -lt 100 ]; do echo $0; i=$((i+1)); done >> f";
+    fs.sh(&format!(
+        "for name in one two six; do sh -c '{writer}' $name & done; wait"
+    ));
+    for _ in 0..2 {
+        let text = fs.text("f");
+        assert_eq!(text.len(), 1200);
+        for name in ["one", "two", "six"] {
+            assert_eq!(text.lines().filter(|line| *line == name).count(), 100);
+        }
+        fs.remount();
+    }
+}

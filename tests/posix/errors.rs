@@ -2,6 +2,7 @@
 
 use rustix::io::Errno;
 
+use crate::support::fixture::run;
 use crate::support::run::{Privilege, privilege};
 use crate::support::tree::pattern;
 use crate::support::{Fixture, is_root, requires};
@@ -39,6 +40,31 @@ fn a_copy_up_without_space_is_enospc_and_leaves_nothing() {
     fs.assert_merged("small 's+'; new 'n'");
     fs.umount();
     fs.assert_upper("big whiteout; small 's+'; new 'n'");
+    assert!(fs.temporaries().is_empty());
+}
+
+#[test]
+fn a_copy_up_beyond_a_quota_is_edquot_and_leaves_nothing() {
+    requires!(is_root(), "only root sets quotas");
+    let mut fs = Fixture::new()
+        .lower("big pattern=5000000; small 's'")
+        .upper_on("btrfs:114m")
+        .mount();
+    let rw = fs.aside("rw");
+    let rw = rw.to_str().unwrap();
+    run("btrfs", &["quota", "enable", rw]);
+    run("btrfs", &["qgroup", "limit", "2M", "0/5", rw]);
+    let mode = rustix::fs::chmod(fs.path("big"), 0o600.into());
+    assert_eq!(mode, Err(Errno::DQUOT));
+    assert_eq!(
+        errno(std::fs::write(fs.path("new"), pattern(0, 5_000_000))),
+        Some(Errno::DQUOT)
+    );
+    fs.unlink("new");
+    fs.append("small", "+");
+    fs.assert_merged("big pattern=5000000 0644; small 's+'");
+    fs.umount();
+    fs.assert_upper("small 's+'");
     assert!(fs.temporaries().is_empty());
 }
 
@@ -102,10 +128,10 @@ fn an_upper_that_became_read_only_answers_erofs_and_reading_goes_on() {
         .upper_on("tmpfs:size=1m")
         .mount();
     let rw = fs.aside("rw");
-    crate::support::fixture::run("mount", &["-o", "remount,ro", rw.to_str().unwrap()]);
+    run("mount", &["-o", "remount,ro", rw.to_str().unwrap()]);
     let result = errno(std::fs::write(fs.path("new"), "n"));
     let reading = (fs.text("f"), fs.text("u"));
-    crate::support::fixture::run("mount", &["-o", "remount,rw", rw.to_str().unwrap()]);
+    run("mount", &["-o", "remount,rw", rw.to_str().unwrap()]);
     assert_eq!(result, Some(Errno::ROFS));
     assert_eq!(reading, ("x".to_owned(), "u".to_owned()));
     fs.write("new", "n");

@@ -214,3 +214,17 @@ fn a_deleted_file_without_data_that_is_linked_again_finds_its_data() {
     assert!(fs.read("c/f") == pattern(0, 5000));
     assert!(fs.is_absent("e") && fs.is_absent("g"));
 }
+
+#[test]
+fn a_moved_file_without_data_that_its_owner_may_not_read_finds_its_data() {
+    requires!(has_metacopy(), NO_METACOPY);
+    let mut fs = mount("f 'data' 0644; d/g 'more' 0644");
+    fs.rename("f", "moved");
+    fs.chmod("moved", 0);
+    fs.chmod("d/g", 0o200);
+    fs.remount();
+    assert_eq!(fs.mode("moved") & 0o7777, 0);
+    fs.chmod("moved", 0o600);
+    fs.chmod("d/g", 0o600);
+    fs.assert_merged("moved 'data' 0600; d/g 'more' 0600");
+}

@@ -1,8 +1,9 @@
 //! Who may do what. Root sets the scene, threads with other ids act.
 
 use std::fs;
+use std::os::unix::fs::FileExt;
 
-use rustix::fs::{Access, AtFlags, CWD, accessat};
+use rustix::fs::{Access, AtFlags, CWD, XattrFlags, accessat};
 use rustix::io::Errno;
 
 use crate::support::{Fixture, as_member, as_user, is_root, requires};
@@ -237,4 +238,90 @@ fn an_own_file_of_mode_0000_is_unreadable_for_its_owner_and_can_be_opened_up() {
         assert_eq!(fs.text("f"), "f");
     });
     fs.assert_state("f 'f' 0600 owner=1000:1000", "f 'f' 0600 owner=1000:1000");
+}
+
+#[test]
+fn a_directory_that_its_owner_may_only_search_is_merged_like_others() {
+    let mut fs = Fixture::new()
+        .lower("d/f 'f'; d/g 'g'; d/h 'h'")
+        .lower("d/below 'b'")
+        .mount();
+    fs.chmod("d", 0o300);
+    let changed = "d/; d/moved 'f+'; d/h 'h'; d/below 'b'; d/new 'n'";
+    assert_eq!(
+        (fs.text("d/below"), fs.text("d/h")),
+        ("b".into(), "h".into())
+    );
+    assert!((0..10).all(|number| fs.is_absent(format!("d/{number}"))));
+    fs.append("d/f", "+");
+    fs.rename("d/f", "d/moved");
+    fs.unlink("d/g");
+    fs.write("d/new", "n");
+    fs.remount();
+    assert_eq!(
+        (fs.mode("d") & 0o7777, fs.text("d/moved")),
+        (0o300, "f+".into())
+    );
+    assert!(fs.is_absent("d/g") && fs.is_absent("d/f"));
+    fs.chmod("d", 0o755);
+    fs.assert_merged(changed);
+    fs.chmod("d", 0o300);
+    for name in ["moved", "h", "below", "new"] {
+        fs.unlink(format!("d/{name}"));
+    }
+    fs.rmdir("d");
+    fs.assert_state("", "d whiteout");
+}
+
+#[test]
+fn marks_of_directories_that_their_owner_may_not_read_count() {
+    let mut fs = Fixture::new().lower("made/x; moved/f 'f'; plain").mount();
+    fs.remove_tree("made");
+    fs.mkdir("made");
+    fs.chmod("made", 0o300);
+    let moves = crate::support::has_redirects();
+    if moves {
+        fs.rename("moved", "away");
+        fs.chmod("away", 0o300);
+    }
+    fs.remount();
+    assert!(fs.is_absent("made/x"), "deleted content came back");
+    fs.chmod("made", 0o755);
+    assert!(fs.names("made").is_empty());
+    if moves {
+        assert_eq!(fs.text("away/f"), "f");
+        fs.chmod("away", 0o755);
+        fs.assert_state(
+            "made/; away/f 'f'; plain",
+            "made/ opaque; moved whiteout; away/ redirect=moved",
+        );
+    }
+}
+
+#[test]
+fn what_is_open_in_a_directory_closed_to_everybody_can_be_used() {
+    let mut fs = Fixture::new()
+        .lower("d/f 'lower'; d/g 'g' 0644; d/e/h 'h'")
+        .mount();
+    let (changed, read, deep) = (fs.open_rw("d/f"), fs.open("d/g"), fs.open_rw("d/e/h"));
+    fs.write("d/new", "");
+    let new = fs.open_rw("d/new");
+    fs.chmod("d/e", 0);
+    fs.chmod("d", 0);
+    for file in [&changed, &deep, &new] {
+        file.write_all_at(b"upper", 0).unwrap();
+        file.set_len(4).unwrap();
+        file.sync_all().unwrap();
+        assert_eq!(file.metadata().unwrap().len(), 4);
+        let mut content = [0; 4];
+        file.read_exact_at(&mut content, 0).unwrap();
+        assert_eq!(&content, b"uppe");
+    }
+    rustix::fs::fchmod(&read, 0o600.into()).unwrap();
+    rustix::fs::fsetxattr(&changed, "user.k", b"v", XattrFlags::empty()).unwrap();
+    drop((changed, read, deep, new));
+    fs.chmod("d", 0o755);
+    fs.chmod("d/e", 0o755);
+    let all = "d/f 'uppe' user.k='v'; d/g 'g' 0600; d/e/h 'uppe'; d/new 'uppe'";
+    fs.assert_state(all, all);
 }
