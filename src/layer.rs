@@ -13,6 +13,7 @@ pub mod copy;
 pub mod error;
 pub mod fd;
 pub mod handle;
+pub mod ids;
 pub mod io;
 pub mod lower;
 pub mod mark;

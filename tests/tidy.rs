@@ -24,6 +24,7 @@ const LAYERING: &[(&str, &[&str])] = &[
             "layer::error",
             "layer::best_effort",
             "layer::describe",
+            "layer::ids",
             "layer::own_ids",
         ],
     ),
