@@ -46,17 +46,24 @@ class Bench:
         subprocess.run(["sync", "-f", str(self.data.base)], check=True)
 
     def timed(self, argv, **options):
-        """Runs a command: seconds, and its peak of resident memory in MiB."""
+        """Runs a command: seconds."""
         started = time.perf_counter()
-        child = subprocess.Popen([str(word) for word in argv], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-                                 stdin=subprocess.DEVNULL, env=self.environment, **options)
-        errors = child.stderr.read()
-        _, status, usage = os.wait4(child.pid, 0)
+        done = subprocess.run([str(word) for word in argv], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+                              stdin=subprocess.DEVNULL, env=self.environment, **options)
         seconds = time.perf_counter() - started
-        child.returncode = os.waitstatus_to_exitcode(status)
-        if child.returncode != 0:
-            raise SystemExit(f"bench: {argv[0]} ended with {child.returncode}: {errors.decode(errors='replace')}")
-        return seconds, usage.ru_maxrss / 1024
+        if done.returncode != 0:
+            raise SystemExit(f"bench: {argv[0]} ended with {done.returncode}: {done.stderr.decode(errors='replace')}")
+        return seconds
+
+    def peak(self, argv):
+        """Runs a command: the peak of its resident memory in MiB, not counting what it has before it begins."""
+        child = subprocess.Popen([str(word) for word in argv], stdout=subprocess.DEVNULL, env=self.environment)
+        status, peak = Path(f"/proc/{child.pid}/status"), 0
+        while child.poll() is None:
+            lines = status.read_text().splitlines()
+            peak = max([peak, *(int(line.split()[1]) for line in lines if line.startswith("VmHWM:"))])
+            time.sleep(0.002)
+        return peak / 1024
 
     def done(self, *words):
         """Runs plyfs and returns what it prints."""
@@ -88,26 +95,24 @@ def loads(bench, image, packed):
     podman = ["podman", "--root", bench.run / "podman", "--runroot", bench.run / "podman-run", "--storage-driver",
               "overlay", "load", "-q", "-i", archive]
     umoci = ["umoci", "unpack", "--image", f"{layout}:1", bench.run / "bundle"]
-    peaks = []
+    load = [bench.plyfs, "load", "-q", archive]
 
-    def contender(argv, peak=None):
+    def contender(argv):
         def once():
             bench.fresh()
-            seconds, resident = bench.timed(argv)
-            if peak is not None:
-                peak.append(resident)
-            return seconds
+            return bench.timed(argv)
         return once
 
     warm([archive, *(layout / "blobs/sha256").iterdir()])
     seconds = bench.alternate({
         "hash": contender(["sh", "-ec", hashing, "sh", *sources]),
-        "plyfs": contender([bench.plyfs, "load", "-q", archive], peaks),
+        "plyfs": contender(load),
         "podman": contender(podman),
         "umoci": contender(umoci),
     })
+    bench.fresh()
     return {"image": image.title, "packed": packed, "bytes": sum(tar.stat().st_size for tar in image.tars()),
-            "seconds": seconds, "peak_mib": max(peaks), "decoder": decoder if packed else ""}
+            "seconds": seconds, "peak_mib": bench.peak(load), "decoder": decoder if packed else ""}
 
 
 def loaded(bench, image):
@@ -123,7 +128,7 @@ def mounts(bench, image):
     values = {}
 
     def mount(what):
-        seconds, _ = bench.timed([bench.plyfs, "mount", what, bench.mnt])
+        seconds = bench.timed([bench.plyfs, "mount", what, bench.mnt])
         bench.done("umount", bench.mnt)
         return seconds * 1000
     values["loaded"] = median(mount(name) for _ in range(4 * bench.rounds + 1))
@@ -163,8 +168,8 @@ def finds(bench, image):
     def over(name, mount, unmount):
         def once():
             subprocess.run([str(word) for word in mount], check=True, cwd=unpacked, env=bench.environment)
-            cold, _ = bench.timed(FIND, cwd=bench.mnt)
-            warmed.setdefault(name, []).append(bench.timed(FIND, cwd=bench.mnt)[0])
+            cold = bench.timed(FIND, cwd=bench.mnt)
+            warmed.setdefault(name, []).append(bench.timed(FIND, cwd=bench.mnt))
             subprocess.run([*unmount, str(bench.mnt)], check=True)
             return cold
         return once
@@ -179,23 +184,23 @@ def finds(bench, image):
 def commits(bench, image):
     """Seconds to commit ten changed files."""
     name = loaded(bench, image)
-    changed = sorted(path for path in image_files(bench, name, image))[:10]
+    changed = files_of(image)[:10]
     bench.done("mount", "--rw", name, bench.mnt)
     for path in changed:
         with open(bench.mnt / path, "a") as file:
             file.write("changed\n")
     seconds = []
     for number in range(2 * bench.rounds + 1):
-        seconds.append(bench.timed([bench.plyfs, "commit", bench.mnt, f"localhost/new:{number}"])[0])
+        seconds.append(bench.timed([bench.plyfs, "commit", bench.mnt, f"localhost/new:{number}"]))
     bench.done("umount", bench.mnt)
     return median(seconds)
 
 
-def image_files(bench, name, image):
-    """Plain files of the topmost layer, one of each directory."""
-    with tarfile.open(image.tars()[-1]) as archive:
+def files_of(image):
+    """Plain files of the second layer, one of each directory."""
+    with tarfile.open(image.tars()[1]) as archive:
         found = {os.path.dirname(entry.name): entry.name for entry in archive if entry.isreg()}
-    return found.values()
+    return sorted(found.values())
 
 
 def measure(bench, log, only):
@@ -213,10 +218,13 @@ def measure(bench, log, only):
         "commit": lambda: result.update(commit={images[name].title: commits(bench, images[name])
                                                 for name in ("debian", "rust")}),
     }
-    for name, section in sections.items():
-        if not only or name in only:
-            log(name)
-            section()
+    try:
+        for name, section in sections.items():
+            if not only or name in only:
+                log(name)
+                section()
+    finally:
+        subprocess.run(["umount", "-l", bench.mnt], stderr=subprocess.DEVNULL)
     bench.fresh()
     return result
 
