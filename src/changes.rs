@@ -75,6 +75,18 @@ pub struct WalkError {
     pub error: io::Error,
 }
 
+impl WalkError {
+    /// What to do about it, to be put behind the error.
+    pub fn hint(&self) -> &'static str {
+        let denied = self.error.kind() == io::ErrorKind::PermissionDenied;
+        if denied && !rustix::process::geteuid().is_root() {
+            "; what is your own and has a mode that forbids you to read it, is read under 'unshare -r'"
+        } else {
+            ""
+        }
+    }
+}
+
 /// A directory that is being compared.
 struct Frame {
     before: Option<MergedDir>,

@@ -483,3 +483,28 @@ fn a_hard_link_that_moved_with_its_directory_stays_one() {
     assert_eq!(about("a/one"), about("moved/two"));
     assert_eq!(about("a/one"), about("c/three"));
 }
+
+#[test]
+fn names_that_lead_to_a_changed_file_and_were_not_changed_themselves_stay_one_file() {
+    let place = Place::new();
+    let dir = place.path("links");
+    fs::create_dir(&dir).unwrap();
+    build(&dir, &parse("a 'old'; b = a; c = a"));
+    let tar = place.path("links.tar");
+    run(
+        "tar",
+        &["-C", text_of(&dir), "-cf", text_of(&tar), "a", "b", "c"],
+    );
+    place.done(&["import", "--layer", "links.tar", "links:1"]);
+    place.done(&["mount", "--ephemeral", "links:1", "m"]);
+    // Only the index of hard links has the changed file now.
+    place.sh("printf new >> a; rm a");
+    place.done(&["commit", "m", "links:2"]);
+    place.done(&["umount", "m"]);
+    place.done(&["mount", "links:2", "m"]);
+    let path = |name: &str| place.path("m").join(name);
+    assert_eq!(fs::read_to_string(path("b")).unwrap(), "oldnew");
+    let (b, c) = (fs::metadata(path("b")), fs::metadata(path("c")));
+    assert_eq!(b.unwrap().ino(), c.unwrap().ino());
+    assert!(!path("a").exists());
+}

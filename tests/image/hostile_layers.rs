@@ -284,20 +284,28 @@ fn configs_with_nothing_in_them_are_read_and_absurd_ones_refused() {
     for _ in 0..100 {
         deep = serde_json::json!([deep]);
     }
-    type Change<'a> = &'a dyn Fn(&mut serde_json::Value);
-    let absurd: [Change<'_>; 4] = [
-        &|config| config["rootfs"] = serde_json::json!([]),
-        &|config| config["rootfs"]["diff_ids"] = serde_json::json!("sha256:0"),
-        &|config| config["history"] = serde_json::json!({"created": 1}),
-        &|config| config["config"] = deep.clone(),
-    ];
-    for change in absurd {
+    let mut refused = |change: &dyn Fn(&mut serde_json::Value), expected: &str| {
         let place = Place::new();
         place.write("bad.tar", with_config(change));
         let output = place.command(["load", "bad.tar"]).output().unwrap();
-        assert_contains(&sentence(&output, MALFORMED), "not a valid image config");
+        assert_contains(&sentence(&output, MALFORMED), expected);
         place.is_sound();
-    }
+    };
+    let wrong = "not a valid image config";
+    refused(&|config| config["rootfs"] = 7.into(), wrong);
+    refused(
+        &|config| config["rootfs"] = [0; 0].into(),
+        "it has 1 layers, but its config 0",
+    );
+    refused(
+        &|config| config["rootfs"]["diff_ids"] = "sha256:0".into(),
+        wrong,
+    );
+    refused(
+        &|config| config["history"] = serde_json::json!({"created": 1}),
+        wrong,
+    );
+    refused(&|config| config["config"] = deep.clone(), wrong);
 }
 
 #[test]
