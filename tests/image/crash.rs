@@ -4,7 +4,7 @@ use std::fs;
 use std::io::Write;
 use std::os::unix::fs::FileExt;
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use super::{
     File, Layout, Place, assert_contains, config, docker_archive, gzip, hex, layer, tar, text,
@@ -144,6 +144,28 @@ fn what_a_crash_of_the_system_kept_from_the_disk_is_found_and_loaded_again() {
     place.done(&["load", "-q", "app.tar"]);
     place.is_sound();
     assert_eq!(place.read_in_mount(&["app:1"], "damaged").len(), 9000);
+}
+
+#[test]
+fn what_was_left_to_the_kernel_is_settled_by_a_later_load() {
+    let place = Place::new();
+    for name in ["one", "two"] {
+        let archive = docker_archive(&format!("{name}:1"), &[&layer(name, name)]);
+        place.write(&format!("{name}.tar"), archive);
+    }
+    place.done(&["load", "-q", "one.tar"]);
+    let before = place.stored("pending");
+    requires!(
+        !before.is_empty(),
+        "the filesystem of the store is synced at once"
+    );
+    let note = fs::File::open(place.store().join("pending").join(&before[0])).unwrap();
+    note.set_modified(SystemTime::now() - Duration::from_secs(120))
+        .unwrap();
+    place.done(&["load", "-q", "two.tar"]);
+    let after = place.stored("pending");
+    assert!(after.len() == 1 && after != before, "{before:?} {after:?}");
+    assert_eq!(place.read_in_mount(&["one:1"], "one"), "one");
 }
 
 #[test]
