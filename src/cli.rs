@@ -283,10 +283,9 @@ fn shown_or_refused(error: &clap::Error) -> Result<u8, Failure> {
         return Err(Failure::usage("no subcommand is given; see 'plyfs --help'"));
     }
     let text = error.render().to_string();
-    let lines = text
-        .lines()
-        .map(str::trim)
-        .take_while(|line| !line.starts_with("Usage:"));
+    let lines = text.lines().map(str::trim).take_while(|line| {
+        !line.starts_with("Usage:") && !line.starts_with("For more information")
+    });
     let lines = lines.filter(|line| !line.is_empty() && !line.starts_with("tip: to pass"));
     let sentence = lines.collect::<Vec<_>>().join(" ").replace(" tip: ", "; ");
     let sentence = sentence.strip_prefix("error: ").unwrap_or(&sentence);

@@ -17,7 +17,7 @@ fn one_line(error: impl std::fmt::Display) {
 
 fn ask_text(text: &str) {
     if let Ok(name) = text.parse::<Name>() {
-        assert_eq!(name.to_string().parse::<Name>().as_ref(), Ok(&name));
+        assert_eq!(name.to_string().parse::<Name>().ok(), Some(name));
     }
     if let Ok(digest) = text.parse::<Digest>() {
         assert_eq!(digest.to_string(), text);

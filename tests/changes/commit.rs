@@ -288,6 +288,17 @@ fn history_and_configuration_say_what_was_done() {
 }
 
 #[test]
+fn a_directive_that_is_none_is_told_in_one_sentence() {
+    let place = Place::new();
+    let error = place.fails(&["commit", "-c", "FROM x", "m", "new:2"], 2);
+    assert!(error.contains("change 'FROM x': unknown directive; known are CMD"));
+    assert!(
+        error.ends_with("VOLUME and WORKDIR; see 'plyfs --help'\n"),
+        "{error}"
+    );
+}
+
+#[test]
 fn squashed_images_have_one_layer_and_show_the_same() {
     let place = Place::new();
     place.done(&["mount", "--ephemeral", "base:1", "m"]);
