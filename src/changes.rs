@@ -75,6 +75,18 @@ pub struct WalkError {
     pub error: io::Error,
 }
 
+impl WalkError {
+    /// What to do about it, to be put behind the error.
+    pub fn hint(&self) -> &'static str {
+        let denied = self.error.kind() == io::ErrorKind::PermissionDenied;
+        if denied && !rustix::process::geteuid().is_root() {
+            "; what is your own and has a mode that forbids you to read it, is read under 'unshare -r'"
+        } else {
+            ""
+        }
+    }
+}
+
 /// A directory that is being compared.
 struct Frame {
     before: Option<MergedDir>,
@@ -113,7 +125,7 @@ impl Comparison {
     ) -> Result<()> {
         let mut walk = Walk {
             of: self,
-            links: self.links()?,
+            links: self.links(path)?,
             added_only: false,
             report,
         };
@@ -122,7 +134,7 @@ impl Comparison {
 
     /// The paths that change although neither they nor what they lead to is in a directory the trees do not share: as
     /// names of an inode that did change, or that has a new name.
-    fn links(&self) -> Result<BTreeSet<Vec<u8>>> {
+    fn links(&self, path: &mut Vec<u8>) -> Result<BTreeSet<Vec<u8>>> {
         let mut renamed = HashSet::new();
         // A new name of an old inode is that of a renamed directory's file.
         if self.complete && self.before.root()?.is_some() {
@@ -140,7 +152,8 @@ impl Comparison {
                     Ok(())
                 },
             };
-            walk.run(&mut Vec::new())?;
+            walk.run(path)?;
+            path.clear();
         }
         let mut found = BTreeSet::new();
         for view in [&self.before, &self.after] {
@@ -149,7 +162,7 @@ impl Comparison {
                     object.is_indexed()
                         || (object.attr.nlink > 1 && renamed.contains(&object.inode()))
                 };
-                find_all(view, wanted, &mut found)?;
+                find_all(view, wanted, path, &mut found)?;
             }
         }
         Ok(found)
@@ -366,20 +379,22 @@ impl<F: FnMut(&Change<'_>) -> Result<()>> Walk<'_, F> {
     }
 }
 
-/// Adds the paths of all non-directories of `view` that are wanted.
+/// Adds the paths of all non-directories of `view` that are wanted. If that fails, `path` is the directory.
 fn find_all(
     view: &View,
     wanted: impl Fn(&Object) -> bool,
+    path: &mut Vec<u8>,
     found: &mut BTreeSet<Vec<u8>>,
 ) -> Result<()> {
     let mut dirs: Vec<(Vec<u8>, MergedDir)> = Vec::new();
     let root = view.root()?;
     dirs.extend(root.and_then(|root| Some((Vec::new(), root.directory()?.clone()))));
-    while let Some((mut path, dir)) = dirs.pop() {
-        let length = path.len();
+    while let Some((at, dir)) = dirs.pop() {
+        let length = at.len();
+        *path = at;
         for (name, object) in view.list(&dir)? {
             path.truncate(length);
-            append(&mut path, &name);
+            append(path, &name);
             match object.directory() {
                 Some(dir) => dirs.push((path.clone(), dir.clone())),
                 None if wanted(&object) => {
@@ -389,6 +404,7 @@ fn find_all(
             }
         }
     }
+    path.clear();
     Ok(())
 }
 

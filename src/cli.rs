@@ -31,6 +31,7 @@ mod which;
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
@@ -172,6 +173,9 @@ struct MountArgs {
 
 /// Acts on the command line `args`, whose first is the program's name.
 pub fn main(mut args: Vec<OsString>) -> ExitCode {
+    // A limit of file sizes (RLIMIT_FSIZE) is an error of the write that meets it, not the end of the process.
+    let limit = signal_hook::flag::register(signal_hook::consts::SIGXFSZ, Arc::default());
+    debug_assert!(limit.is_ok());
     let role = Role::take(&mut args);
     match run(&args, role) {
         Ok(code) => ExitCode::from(code),
@@ -180,6 +184,12 @@ pub fn main(mut args: Vec<OsString>) -> ExitCode {
             ExitCode::from(failure.exit as u8)
         }
     }
+}
+
+/// Reads the options of a mount, as they stand behind `-o`, and no more; what is wrong with them.
+pub fn check_options(text: &OsStr) -> Result<(), String> {
+    let checked = Draft::default().options(text);
+    checked.map_err(|failure| failure.sentence)
 }
 
 fn run(args: &[OsString], role: Role) -> Result<u8, Failure> {
@@ -273,10 +283,9 @@ fn shown_or_refused(error: &clap::Error) -> Result<u8, Failure> {
         return Err(Failure::usage("no subcommand is given; see 'plyfs --help'"));
     }
     let text = error.render().to_string();
-    let lines = text
-        .lines()
-        .map(str::trim)
-        .take_while(|line| !line.starts_with("Usage:"));
+    let lines = text.lines().map(str::trim).take_while(|line| {
+        !line.starts_with("Usage:") && !line.starts_with("For more information")
+    });
     let lines = lines.filter(|line| !line.is_empty() && !line.starts_with("tip: to pass"));
     let sentence = lines.collect::<Vec<_>>().join(" ").replace(" tip: ", "; ");
     let sentence = sentence.strip_prefix("error: ").unwrap_or(&sentence);

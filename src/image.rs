@@ -20,6 +20,7 @@ mod oci;
 mod outer;
 mod plan;
 pub mod platform;
+mod pump;
 mod resolve;
 pub mod save;
 mod source;

@@ -14,6 +14,7 @@ pub mod error;
 pub mod fd;
 pub mod file_flags;
 pub mod handle;
+pub mod ids;
 pub mod io;
 pub mod lower;
 pub mod mark;

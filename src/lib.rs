@@ -85,6 +85,8 @@
 //! | which layer an object comes from | [`overlay::provenance`], `cli/which.rs` |
 //! | images: names, manifests, what is stored where | [`image`], [`image::name`], [`image::manifest`], [`image::store`] |
 //! | how an archive or layout is read; one layer on its way in | [`image::load`], `image/docker.rs`, `image/oci.rs`, [`image::ingest`] |
+//! | what a crash of the system may have kept from the disk | `image/store/pending.rs` |
+//! | which ids a user namespace has | [`layer::ids`] |
 //! | what IMAGE may mean on the command line | `image/resolve.rs`, `cli/image/mount.rs` |
 //! | `unsafe` | `layer/sys.rs`, nowhere else |
 //!

@@ -44,8 +44,10 @@ fn open(layers: &[PathBuf]) -> Arc<Stack> {
     Arc::new(Stack::open(&config).unwrap())
 }
 
+pub(crate) use law::storable;
+
 /// What the topmost of `layers` changes, written as a layer to `tar`.
-fn write_layer(layers: &[PathBuf], work: Option<&Path>, owners: Owners, tar: &Path) {
+pub(crate) fn write_layer(layers: &[PathBuf], work: Option<&Path>, owners: Owners, tar: &Path) {
     let stack = open(layers);
     let mut after = View::new(Arc::clone(&stack), 0);
     let index = work

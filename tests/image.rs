@@ -2,6 +2,8 @@
 
 mod crash;
 mod hostile;
+mod hostile_layers;
+mod law;
 mod load;
 mod mount;
 mod output;
@@ -54,7 +56,16 @@ impl Place {
     }
 
     fn command<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Command {
-        let mut command = Command::new(PLYFS);
+        self.command_of(PLYFS, args)
+    }
+
+    /// Another program, with what plyfs gets.
+    fn command_of<S: AsRef<OsStr>>(
+        &self,
+        program: &str,
+        args: impl IntoIterator<Item = S>,
+    ) -> Command {
+        let mut command = Command::new(program);
         command
             .args(args)
             .current_dir(self.base.path())

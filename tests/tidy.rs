@@ -25,6 +25,7 @@ const LAYERING: &[(&str, &[&str])] = &[
             "layer::file_flags",
             "layer::best_effort",
             "layer::describe",
+            "layer::ids",
             "layer::own_ids",
         ],
     ),

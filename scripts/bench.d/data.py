@@ -45,8 +45,8 @@ class Data:
         self.run = self.base / "run"
         self.result = self.base / "result.json"
 
-    def make(self, log):
-        """Makes what is missing. Needs the network the first time only."""
+    def make(self, log, only=None):
+        """Makes what is missing, or only these places of it. Needs the network the first time only."""
         for directory in ("tools", "lower", "plain"):
             (self.base / directory).mkdir(parents=True, exist_ok=True)
         steps = [("clients", self.ops, self._ops), ("fuse-overlayfs 2.0", self.peer.parent.parent, self._peer),
@@ -61,7 +61,7 @@ class Data:
         for title, place, make in steps:
             source = HERE / "ops.c"
             stale = place == self.ops and place.exists() and place.stat().st_mtime < source.stat().st_mtime
-            if place.exists() and not stale:
+            if place.exists() and not stale or only and place not in only:
                 continue
             log(f"making: {title}")
             draft = place.with_name(place.name + ".draft")

@@ -200,7 +200,8 @@ impl<W: Write> Writer<W> {
 
     /// The name under which the file was written before; remembers this one otherwise.
     fn first_name(&mut self, path: &[u8], object: &Object) -> Option<Vec<u8>> {
-        if object.attr.nlink < 2 {
+        // What only the index has is one link there, and one for each name that leads to it.
+        if object.attr.nlink < 2 && !object.is_indexed() {
             return None;
         }
         let inode = object.inode();

@@ -22,10 +22,11 @@ pub enum Owners {
 impl Owners {
     /// What fits the user this process runs as: root can give files away, others cannot.
     pub fn of_this_process() -> Self {
-        match crate::layer::own_ids() {
-            (0, _) => Self::AsOnDisk,
-            own => Self::Unprivileged { own, new: (0, 0) },
+        if crate::layer::ids::can_give_files_away() {
+            return Self::AsOnDisk;
         }
+        let own = crate::layer::own_ids();
+        Self::Unprivileged { own, new: (0, 0) }
     }
 
     /// Gives `object` the owner it stands for; `before` is what was at its path, with its own owner found already.

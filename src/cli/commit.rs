@@ -45,10 +45,10 @@ pub(super) struct CommitArgs {
     /// How the new layer is kept and passed on
     #[arg(long, value_enum, default_value_t)]
     compression: Compression,
-    /// Record times after this one as this one, and make the image at it [`$SOURCE_DATE_EPOCH`]
+    /// Record times after this one as this one, and make the image at it; `$SOURCE_DATE_EPOCH` if not given
     #[arg(long, value_name = "SECONDS")]
     source_date_epoch: Option<i64>,
-    /// Whose files are that this user made: UID[:GID], or 'disk' for as they are on disk [0:0]
+    /// Whose files are that this user made: UID, UID:GID (0:0 if not given), or 'disk' for as they are on disk
     #[arg(long, value_name = "WHO", value_parser = owner)]
     owner: Option<Owner>,
     /// The image that an unmounted UPPER changes

@@ -143,7 +143,8 @@ pub(super) fn run(args: &DiffArgs) -> Result<u8, Failure> {
 pub(super) fn failure(what: &str, error: &WalkError) -> Failure {
     let place = error.path.escape_ascii();
     let reason = why(&error.error);
-    Failure::other(format!("cannot read /{place} of {what}: {reason}"))
+    let hint = error.hint();
+    Failure::other(format!("cannot read /{place} of {what}: {reason}{hint}"))
 }
 
 impl Line {

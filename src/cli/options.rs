@@ -383,14 +383,16 @@ impl Draft {
     }
 
     fn assemble(self, mountpoint: PathBuf, defaults: Defaults) -> MountOptions {
+        // Who made an image need not be trusted with root's bits; a mount of root's lets everybody in.
+        let trusted = self.image.is_none();
         let session = SessionConfig {
             mountpoint,
             source: self.source.unwrap_or_else(|| defaults.source.to_owned()),
             allow_other: self.allow_other || defaults.root,
             read_only: self.read_only,
             // Only root's suid bits and devices mean anything; the kernel or fusermount3 would refuse.
-            suid: defaults.root && self.suid.unwrap_or(true),
-            dev: defaults.root && self.dev.unwrap_or(defaults.dev),
+            suid: defaults.root && self.suid.unwrap_or(trusted),
+            dev: defaults.root && self.dev.unwrap_or(defaults.dev && trusted),
             exec: !self.noexec,
             auto_unmount: self.auto_unmount,
             threads: self.threads.unwrap_or(DEFAULT_THREADS),

@@ -12,7 +12,7 @@ use serde_json::{Map, Value, json};
 use super::config::Config;
 use super::digest::DiffId;
 use super::directive::{self, Directive};
-use super::error::{ImageError, Result, why};
+use super::error::{Cause, ImageError, Result, why};
 use super::manifest::{Descriptor, media};
 use super::store::{BlobWriter, LayerWriter, Store};
 use super::{Image, platform, time};
@@ -131,7 +131,11 @@ fn write_layer(
 
 fn cannot(error: &WalkError) -> ImageError {
     let path = error.path.escape_ascii();
-    ImageError::system(format!("cannot record /{path}"), &error.error)
+    let why = why(&error.error);
+    ImageError::new(
+        Cause::System,
+        format!("cannot record /{path}: {why}{}", error.hint()),
+    )
 }
 
 fn system(error: &io::Error) -> ImageError {

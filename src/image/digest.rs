@@ -198,6 +198,11 @@ impl<T> Hashing<T> {
         self.length
     }
 
+    /// The digest of what has passed so far.
+    pub fn digest(&self) -> Digest {
+        Digest(self.hash.clone().finalize().into())
+    }
+
     /// What was written to or read from, the digest, and the number of bytes.
     pub fn finish(self) -> (T, Digest, u64) {
         (self.inner, Digest(self.hash.finalize().into()), self.length)

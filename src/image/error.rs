@@ -72,12 +72,15 @@ impl ImageError {
 
 /// The system's words for `error`, as they appear behind a colon.
 pub fn why(error: &io::Error) -> String {
-    // The crate tempfile wraps errors to add a path, which our sentences have already.
-    let wrapped = error.get_ref().and_then(|wrapper| wrapper.source());
-    let error = wrapped
-        .and_then(|inner| inner.downcast_ref())
-        .unwrap_or(error);
-    Errno::from_io_error(error).map_or_else(|| error.to_string(), layer::describe)
+    let text = error.to_string();
+    // The crate tempfile adds a path, which our sentences have already, and leaves the error in its text alone.
+    let hidden = || {
+        let (_, rest) = text.split_once(" (os error ")?;
+        let number = rest.split(')').next()?.parse().ok()?;
+        Some(Errno::from_raw_os_error(number))
+    };
+    let errno = Errno::from_io_error(error).or_else(hidden);
+    errno.map_or_else(|| text.clone(), layer::describe)
 }
 
 impl fmt::Display for ImageError {
@@ -100,5 +103,19 @@ pub(super) trait Context<T> {
 impl<T, E: Into<io::Error>> Context<T> for std::result::Result<T, E> {
     fn context<D: fmt::Display>(self, what: impl FnOnce() -> D) -> Result<T> {
         self.map_err(|error| ImageError::system(what(), &error.into()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_are_told_in_the_systems_words_whoever_wrapped_them() {
+        let plain = io::Error::from_raw_os_error(28);
+        assert_eq!(why(&plain), "no space left on device");
+        let missing = tempfile::NamedTempFile::new_in("/missing/directory").unwrap_err();
+        assert_eq!(why(&missing), "no such file or directory");
+        assert_eq!(why(&io::Error::other("of our own")), "of our own");
     }
 }

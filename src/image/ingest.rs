@@ -1,13 +1,15 @@
-//! One layer on its way into the store: read, hashed, unpacked, hashed again, indexed, written; in one pass.
+//! One layer on its way into the store: read, hashed, unpacked, hashed again, indexed, written; in one pass and two
+//! threads.
 
 use std::io::{self, Read, Write};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use super::compress::Compression;
-use super::digest::{DiffId, Hashing, plain};
+use super::digest::{DiffId, Digest, Hashing, plain};
 use super::error::{Cause, Context, ImageError, Result};
 use super::manifest::{Descriptor, media};
 use super::plan::PlannedLayer;
+use super::pump::{Inlet, pump};
 use super::source::{Part, PartReader, damaged, too_large};
 use super::store::{BlobWriter, LayerWriter, Store};
 
@@ -44,8 +46,6 @@ pub enum Event<'a> {
     },
 }
 
-const BUFFER: usize = 256 << 10;
-
 /// A layer in the store and the blob it has there.
 #[derive(Clone, Debug)]
 pub(super) struct Ingested {
@@ -66,7 +66,7 @@ pub(super) struct Limits<'a> {
 
 impl PlannedLayer {
     /// The same for layers that need to be read only once.
-    pub(super) fn identity(&self) -> (Option<DiffId>, Option<super::Digest>, Option<(usize, u64)>) {
+    pub(super) fn identity(&self) -> (Option<DiffId>, Option<Digest>, Option<(usize, u64)>) {
         let place = self.part.as_ref().map(Part::place);
         let blob = self.blob.as_ref().map(|blob| blob.digest);
         // What it must become says enough, if that is known.
@@ -112,6 +112,11 @@ pub(super) fn layer(
     Ok(ingested)
 }
 
+/// Whether nothing of the layer needs to be read.
+pub(super) fn is_present(store: &Store, layer: &PlannedLayer) -> bool {
+    present(store, layer).is_ok_and(|ingested| ingested.is_some())
+}
+
 /// The layer, if nothing of it needs to be read.
 fn present(store: &Store, layer: &PlannedLayer) -> Result<Option<Ingested>> {
     let Some(diff_id) = layer.diff_id.filter(|&id| store.has_layer(id)) else {
@@ -136,7 +141,7 @@ fn read(
     layer: &PlannedLayer,
     part: &Part,
     limits: Limits<'_>,
-    report: &dyn Fn(u64),
+    report: &(dyn Fn(u64) + Sync),
 ) -> Result<Ingested> {
     let compression = part.compression().map_err(|error| damaged(&error))?;
     // Without a manifest nobody refers to the compressed bytes.
@@ -146,7 +151,7 @@ fn read(
         .filter(|_| compression != Compression::None);
     let copy = kept.map(|_| store.blob_writer()).transpose()?;
     let mut tap = Tap {
-        blob: Hashing::new(part.reader()),
+        part: part.reader(),
         copy,
         failed: None,
         report,
@@ -159,22 +164,17 @@ fn read(
             &error,
         ));
     }
-    match unpacked {
-        Err(error) if error.cause() != Cause::Malformed => return Err(error),
-        _ => {}
+    if let Err(error) = unpacked {
+        // A wrong digest says more than what became of it.
+        if error.cause() == Cause::Malformed {
+            check_digest(layer, digest_of(part)?)?;
+        }
+        return Err(error);
     }
-    // A wrong digest says more than what became of it.
-    io::copy(&mut tap, &mut io::sink()).map_err(|error| damaged(&error))?;
-    let (_, digest, _) = tap.blob.finish();
-    if let Some(blob) = &layer.blob
-        && blob.digest != digest
-    {
-        return Err(ImageError::malformed(format!(
-            "the content is damaged: its digest is {digest}, it should be {}",
-            blob.digest
-        )));
+    let copied = tap.copy.as_ref().map(BlobWriter::digest);
+    if copied.is_some() || compression == Compression::None {
+        check_digest(layer, copied.unwrap_or_else(|| writer.digest()))?;
     }
-    unpacked?;
     let (diff_id, length) = writer.finish(layer.diff_id)?;
     match (kept, tap.copy) {
         (Some(blob), Some(copy)) => {
@@ -194,6 +194,23 @@ fn read(
     }
 }
 
+/// Compares the digest of a layer's blob with what its descriptor says, if there is one.
+fn check_digest(layer: &PlannedLayer, digest: Digest) -> Result<()> {
+    match &layer.blob {
+        Some(blob) if blob.digest != digest => Err(ImageError::malformed(format!(
+            "the content is damaged: its digest is {digest}, it should be {}",
+            blob.digest
+        ))),
+        _ => Ok(()),
+    }
+}
+
+fn digest_of(part: &Part) -> Result<Digest> {
+    let mut bytes = Hashing::new(part.reader());
+    io::copy(&mut bytes, &mut io::sink()).map_err(|error| damaged(&error))?;
+    Ok(bytes.finish().1)
+}
+
 /// Writes what `tap` unpacks to.
 fn unpack(
     compression: Compression,
@@ -201,44 +218,44 @@ fn unpack(
     writer: &mut LayerWriter<'_>,
     limits: Limits<'_>,
 ) -> Result<()> {
-    let mut decoder = compression.decoder(tap).map_err(|error| damaged(&error))?;
-    let mut buffer = vec![0; BUFFER];
-    loop {
-        let count = match decoder.read(&mut buffer) {
-            Ok(0) => return Ok(()),
-            Ok(count) => count,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-            Err(error) => return Err(damaged(&error)),
+    let read = |inlet: &Inlet| {
+        let mut put = || {
+            inlet.put_all(&mut compression.decoder(&mut *tap)?)?;
+            // What the decoder had no use for belongs to the blob all the same.
+            io::copy(tap, &mut io::sink())
         };
+        put().map(drop).map_err(|error| damaged(&error))
+    };
+    pump(read, |piece| {
         if limits.stop.load(Ordering::Relaxed) {
             return Err(ImageError::new(Cause::Stopped, "another layer failed"));
         }
-        let spend = |left: u64| left.checked_sub(count as u64);
+        let spend = |left: u64| left.checked_sub(piece.len() as u64);
         limits
             .left
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, spend)
             .map_err(|_| too_large(limits.all))?;
-        match writer.write_all(&buffer[..count]) {
+        match writer.write_all(piece) {
             Err(error) if LayerWriter::is_tar_wrong(&error) => {
-                return Err(ImageError::malformed(error.to_string()));
+                Err(ImageError::malformed(error.to_string()))
             }
-            other => other.context(|| "cannot write to the image store")?,
+            other => other.context(|| "cannot write to the image store"),
         }
-    }
+    })
 }
 
-/// The bytes of a blob as they are read: hashed, counted, and kept if they are wanted.
+/// The bytes of a blob as they are read: counted, and kept if they are wanted.
 struct Tap<'a> {
-    blob: Hashing<PartReader>,
+    part: PartReader,
     copy: Option<BlobWriter<'a>>,
     /// Why they could not be kept.
     failed: Option<io::Error>,
-    report: &'a dyn Fn(u64),
+    report: &'a (dyn Fn(u64) + Sync),
 }
 
 impl Read for Tap<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let count = self.blob.read(buffer)?;
+        let count = self.part.read(buffer)?;
         if let Some(copy) = &mut self.copy
             && let Err(error) = copy.write_all(&buffer[..count])
         {

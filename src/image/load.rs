@@ -161,6 +161,7 @@ pub(super) fn in_parallel(
             })
         })
         .collect();
+    announce(store, &jobs)?;
     let results: Vec<_> = jobs.iter().map(|_| std::sync::OnceLock::new()).collect();
     let (next, failed) = (AtomicUsize::new(0), AtomicBool::new(false));
     let budget = AtomicU64::new(options.max_size);
@@ -190,6 +191,19 @@ pub(super) fn in_parallel(
         work();
     });
     collect(results, &numbers)
+}
+
+/// Notes in one go what is likely to be published.
+fn announce(store: &Store, layers: &[&PlannedLayer]) -> Result<()> {
+    store.settle()?;
+    let wanted = layers
+        .iter()
+        .filter(|layer| !ingest::is_present(store, layer));
+    let objects = wanted.flat_map(|layer| {
+        let blob = layer.blob.as_ref().map(|blob| blob.digest);
+        layer.diff_id.map(|id| id.0).into_iter().chain(blob)
+    });
+    store.announce(&objects.collect::<Vec<_>>())
 }
 
 fn collect(

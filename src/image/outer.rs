@@ -110,8 +110,38 @@ fn header_at(file: &File, at: u64, length: u64) -> Result<Option<Header>> {
     }
     file.read_exact_at(header.as_mut_bytes(), at)
         .map_err(|error| unreadable(&error))?;
+    match check(&header) {
+        Block::Header => Ok(Some(header)),
+        _ if at == 0 => Err(no_tar()),
+        Block::Zeros => Ok(None),
+        Block::Other => Err(malformed(at, "the header's checksum is wrong")),
+    }
+}
+
+/// Whether something that begins with `block` may be a tar.
+pub(super) fn check_first(block: &[u8]) -> Result<()> {
+    let mut header = Header::new_old();
+    let whole = header.as_mut_bytes();
+    let Some(block) = block.get(..whole.len()) else {
+        return Err(no_tar());
+    };
+    whole.copy_from_slice(block);
+    match check(&header) {
+        Block::Header => Ok(()),
+        Block::Zeros | Block::Other => Err(no_tar()),
+    }
+}
+
+/// What a block is that should be a header.
+enum Block {
+    Header,
+    Zeros,
+    Other,
+}
+
+fn check(header: &Header) -> Block {
     if header.as_bytes().iter().all(|&byte| byte == 0) {
-        return if at == 0 { Err(no_tar()) } else { Ok(None) };
+        return Block::Zeros;
     }
     let sum = |from: &dyn Fn(u8) -> i64| -> i64 {
         let bytes = header.as_bytes().iter().enumerate();
@@ -127,9 +157,8 @@ fn header_at(file: &File, at: u64, length: u64) -> Result<Option<Header>> {
     // Some old programs added up signed bytes.
     let sums = [sum(&i64::from), sum(&|byte| i64::from(byte.cast_signed()))];
     match header.cksum() {
-        Ok(said) if sums.contains(&i64::from(said)) => Ok(Some(header)),
-        _ if at == 0 => Err(no_tar()),
-        _ => Err(malformed(at, "the header's checksum is wrong")),
+        Ok(said) if sums.contains(&i64::from(said)) => Block::Header,
+        _ => Block::Other,
     }
 }
 

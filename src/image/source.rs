@@ -47,6 +47,8 @@ pub(super) struct PartReader {
     position: u64,
 }
 
+/// So many bytes tell whether something is a tar.
+const FIRST: usize = 512;
 /// Symlinks in an archive lead at most so far.
 const LINKS_MAX: usize = 16;
 
@@ -88,7 +90,12 @@ impl Source {
     ) -> Result<Self> {
         let mut file = spool().context(|| "cannot make a temporary file in the image store")?;
         let mut reader = compress::open(from).map_err(|error| damaged(&error))?;
-        copy(&mut reader, &mut file, limit)?;
+        // What is no tar, and may never end, is not copied.
+        let mut first = Vec::with_capacity(FIRST);
+        let read = reader.by_ref().take(FIRST as u64).read_to_end(&mut first);
+        read.map_err(|error| damaged(&error))?;
+        outer::check_first(&first)?;
+        copy(&mut io::Cursor::new(first).chain(reader), &mut file, limit)?;
         Self::tar(Arc::new(file))
     }
 

@@ -13,26 +13,30 @@
 //!   sources/HEX               an archive that was mounted by its path, and its manifest
 //!   mounts/ID                 a live mount and its manifest; its daemon holds a lock on the file
 //!   uppers/NAME/              a writable layer kept for an image
+//!   pending/HEX               which layers and blobs may not have reached the disk, see `store/pending.rs`
 //!   tmp/                      what is being written
 //! ```
 //!
 //! An uncompressed layer that came as a blob is stored once, as a layer. Publishing is: write to `tmp`, check length and
-//! digest, sync, rename. So a name in `blobs` or `layers` means complete and verified, whatever process is killed
+//! digest, sync or note in `pending`, rename. So a name in `blobs` or `layers` means complete and verified, whatever process is killed
 //! when; what is left in `tmp` is removed by the next process that is alone.
 
 mod fsck;
 mod gc;
 mod hold;
+mod pending;
 mod publish;
 mod refs;
 mod writer;
 
+use std::collections::HashSet;
 use std::env;
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, Read};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
+use parking_lot::Mutex;
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 
@@ -60,6 +64,7 @@ const DIRS: &[&str] = &[
     "sources",
     "mounts",
     "uppers",
+    "pending",
     "tmp",
 ];
 
@@ -68,6 +73,10 @@ const DIRS: &[&str] = &[
 pub struct Store {
     root: PathBuf,
     lock: File,
+    /// Large files can be left to the kernel to write.
+    may_wait: bool,
+    /// What a note of this process lists.
+    announced: Mutex<HashSet<Digest>>,
 }
 
 /// A layer in the store.
@@ -121,12 +130,29 @@ impl Store {
             create(&root).context(cannot)?;
         }
         check_version(&root)?;
-        let store = Self { root, lock };
-        if flock(&store.lock, FlockOperation::NonBlockingLockExclusive).is_ok() {
+        let store = Self {
+            root,
+            may_wait: pending::may_wait(&lock),
+            lock,
+            announced: Mutex::default(),
+        };
+        if store.try_exclusive() {
             store.empty_tmp();
+            store.check_after_boot()?;
         }
-        flock(&store.lock, FlockOperation::LockShared).context(cannot)?;
+        store.share()?;
         Ok(store)
+    }
+
+    /// Locks out all others if none uses the store; if one does, the shared lock is lost, too.
+    fn try_exclusive(&self) -> bool {
+        flock(&self.lock, FlockOperation::NonBlockingLockExclusive).is_ok()
+    }
+
+    /// Takes the lock that everybody has, or goes back to it.
+    fn share(&self) -> Result<()> {
+        flock(&self.lock, FlockOperation::LockShared)
+            .context(|| format!("cannot lock the image store {}", self.root.display()))
     }
 
     /// Waits until this is the only process that uses the store; calls `waiting` if that takes a while.

@@ -284,7 +284,7 @@ pub(super) fn open(
         ));
     }
     let me = match owner {
-        Owner::Auto => !rustix::process::geteuid().is_root(),
+        Owner::Auto => !super::ids::can_give_files_away(),
         Owner::Me => true,
         Owner::Image => false,
     };

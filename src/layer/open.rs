@@ -18,6 +18,7 @@ use super::attr::{Attr, Kind};
 use super::error::{Cause, SetupError};
 use super::fd::Fds;
 use super::handle::HandleSpace;
+use super::ids;
 use super::lower::{Lower, LowerDir, Medium, Tree, list};
 use super::mark::{Mark, Prefix};
 use super::name::Name;
@@ -186,9 +187,7 @@ fn find_override(root: BorrowedFd<'_>, wanted: OverrideStat) -> Option<&'static 
 
 /// The namespace of marks that are believed: `trusted.` for root of the initial namespace, as in the kernel.
 fn own_prefix(wanted: XattrNamespace) -> Prefix {
-    let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
-    let initial = map.split_whitespace().eq(["0", "0", "4294967295"]);
-    let root = rustix::process::geteuid().is_root() && initial;
+    let root = rustix::process::geteuid().is_root() && ids::is_initial_namespace();
     if wanted == XattrNamespace::Auto && root {
         Prefix::Trusted
     } else {

@@ -79,7 +79,7 @@ pub struct StackConfig {
 /// As whose the files of archive layers are shown.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub enum Owner {
-    /// `Image` for root, `Me` for other users.
+    /// `Image` for root, if files can be given to anybody; else `Me`.
     #[default]
     Auto,
     /// Of the user who mounts.

@@ -288,6 +288,17 @@ fn history_and_configuration_say_what_was_done() {
 }
 
 #[test]
+fn a_directive_that_is_none_is_told_in_one_sentence() {
+    let place = Place::new();
+    let error = place.fails(&["commit", "-c", "FROM x", "m", "new:2"], 2);
+    assert!(error.contains("change 'FROM x': unknown directive; known are CMD"));
+    assert!(
+        error.ends_with("VOLUME and WORKDIR; see 'plyfs --help'\n"),
+        "{error}"
+    );
+}
+
+#[test]
 fn squashed_images_have_one_layer_and_show_the_same() {
     let place = Place::new();
     place.done(&["mount", "--ephemeral", "base:1", "m"]);
@@ -482,4 +493,29 @@ fn a_hard_link_that_moved_with_its_directory_stays_one() {
     assert_eq!(about("a/one").1, 3);
     assert_eq!(about("a/one"), about("moved/two"));
     assert_eq!(about("a/one"), about("c/three"));
+}
+
+#[test]
+fn names_that_lead_to_a_changed_file_and_were_not_changed_themselves_stay_one_file() {
+    let place = Place::new();
+    let dir = place.path("links");
+    fs::create_dir(&dir).unwrap();
+    build(&dir, &parse("a 'old'; b = a; c = a"));
+    let tar = place.path("links.tar");
+    run(
+        "tar",
+        &["-C", text_of(&dir), "-cf", text_of(&tar), "a", "b", "c"],
+    );
+    place.done(&["import", "--layer", "links.tar", "links:1"]);
+    place.done(&["mount", "--ephemeral", "links:1", "m"]);
+    // Only the index of hard links has the changed file now.
+    place.sh("printf new >> a; rm a");
+    place.done(&["commit", "m", "links:2"]);
+    place.done(&["umount", "m"]);
+    place.done(&["mount", "links:2", "m"]);
+    let path = |name: &str| place.path("m").join(name);
+    assert_eq!(fs::read_to_string(path("b")).unwrap(), "oldnew");
+    let (b, c) = (fs::metadata(path("b")), fs::metadata(path("c")));
+    assert_eq!(b.unwrap().ino(), c.unwrap().ino());
+    assert!(!path("a").exists());
 }

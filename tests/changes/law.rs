@@ -8,7 +8,7 @@ use rustix::fs::FileType;
 
 use plyfs::changes::owner::Owners;
 
-use super::{apply_layer, plyfs, write_layer};
+use super::{apply_layer, plyfs, tar_names, write_layer};
 use crate::model::exec::Hands;
 use crate::model::mounts::{Engine, Mounted, Stack};
 use crate::model::script::{Build, Op, Step};
@@ -81,6 +81,9 @@ impl Trial {
 
     fn run(&self, seed: u64) {
         let steps = generate::script(seed, 120);
+        for step in &steps {
+            println!("{step:?}");
+        }
         let objects: Vec<&Build> = steps.iter().filter_map(built).collect();
         layers::build(self.base.path(), &objects).unwrap();
 
@@ -147,7 +150,13 @@ impl Trial {
         let expected = storable(after);
         let paths: BTreeSet<_> = expected.keys().chain(found.keys()).collect();
         for path in paths {
-            assert_eq!(found.get(path), expected.get(path), "/{path}");
+            let names = || tar_names(&tar).join("\n");
+            assert_eq!(
+                found.get(path),
+                expected.get(path),
+                "/{path} in\n{}",
+                names()
+            );
         }
     }
 }
@@ -165,7 +174,7 @@ fn built(step: &Step) -> Option<&Build> {
 
 /// Without what a layer does not record: sockets, and the root itself. Link counts are those of the old tree's inodes,
 /// some names of which may be hidden.
-fn storable(tree: &Tree) -> std::collections::BTreeMap<String, String> {
+pub(crate) fn storable(tree: &Tree) -> std::collections::BTreeMap<String, String> {
     tree.iter()
         .filter(|(path, entry)| !path.is_empty() && entry.kind != FileType::Socket)
         .map(|(path, entry)| (path.clone(), without(&entry.text, &["nlink="])))

@@ -2,8 +2,9 @@
 
 use std::fs;
 use std::io::Write;
+use std::os::unix::fs::FileExt;
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use super::{
     File, Layout, Place, assert_contains, config, docker_archive, gzip, hex, layer, tar, text,
@@ -64,6 +65,107 @@ fn a_load_that_is_killed_leaves_a_valid_store_and_the_next_one_completes_it() {
         (4 << 20) - 3
     );
     place.done(&["umount", "m"]);
+}
+
+#[test]
+fn a_commit_that_is_killed_leaves_a_valid_store_and_the_next_one_completes_it() {
+    let place = Place::new();
+    place.write("app.tar", docker_archive("app:1", &[&layer("f", "x")]));
+    place.done(&["load", "-q", "app.tar"]);
+    place.done(&["mount", "--rw", "app:1", "m"]);
+    let mut content = vec![0; 8 << 20];
+    fastrand::Rng::with_seed(4711).fill(&mut content);
+    fs::write(place.path("m/new"), &content).unwrap();
+    let commit = |name: &str| place.command(["commit", "--compression", "gzip", "m", name]);
+    let begin = Instant::now();
+    assert!(commit("whole:1").output().unwrap().status.success());
+    let whole = begin.elapsed();
+    place.done(&["rmi", "whole:1"]);
+    for step in 1..=8u32 {
+        let mut child = commit("killed:1").stdout(Stdio::null()).spawn().unwrap();
+        std::thread::sleep(whole * step / 9);
+        child.kill().unwrap();
+        child.wait().unwrap();
+        place.done(&["fsck"]);
+        if !place.done(&["images", "-q", "killed"]).is_empty() {
+            place.done(&["rmi", "killed:1"]);
+        }
+    }
+    assert!(commit("new:1").output().unwrap().status.success());
+    place.done(&["umount", "m"]);
+    place.done(&["gc"]);
+    place.is_sound();
+    place.done(&["mount", "new:1", "m"]);
+    assert!(fs::read(place.path("m/new")).unwrap() == content);
+    place.done(&["umount", "m"]);
+}
+
+#[test]
+fn what_a_crash_of_the_system_kept_from_the_disk_is_found_and_loaded_again() {
+    let place = Place::new();
+    let layers = ["damaged", "short", "whole"].map(|name| layer(name, &"x".repeat(9000)));
+    let layers: Vec<_> = layers.iter().map(Vec::as_slice).collect();
+    place.write("app.tar", docker_archive("app:1", &layers));
+    place.done(&["load", "-q", "app.tar"]);
+    let notes = fs::read_dir(place.store().join("pending")).unwrap();
+    let notes: Vec<_> = notes.map(|note| note.unwrap().path()).collect();
+    requires!(
+        !notes.is_empty(),
+        "the filesystem of the store is synced at once"
+    );
+    // As after another boot, when two of three layers were not yet on the disk.
+    let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
+    let note = fs::read_to_string(&notes[0]).unwrap();
+    assert!(note.starts_with(boot.trim()), "{note}");
+    fs::write(&notes[0], note.replacen(boot.trim(), "another", 1)).unwrap();
+    let tar = |layer: &[u8]| {
+        place
+            .store()
+            .join("layers/sha256")
+            .join(hex(layer))
+            .join("tar")
+    };
+    let damaged = fs::File::options()
+        .write(true)
+        .open(tar(layers[0]))
+        .unwrap();
+    damaged.write_all_at(&[0; 512], 1024).unwrap();
+    let short = fs::File::options()
+        .write(true)
+        .open(tar(layers[1]))
+        .unwrap();
+    short.set_len(4096).unwrap();
+
+    assert_contains(&place.done(&["images"]), "app");
+    assert_eq!(place.stored("layers/sha256"), [hex(layers[2])]);
+    assert_eq!(place.stored("pending").len(), 0);
+    let error = place.fails(super::MALFORMED, &["mount", "app:1", "m"]);
+    assert_contains(&error, "is missing from the store; load its image again");
+    place.done(&["load", "-q", "app.tar"]);
+    place.is_sound();
+    assert_eq!(place.read_in_mount(&["app:1"], "damaged").len(), 9000);
+}
+
+#[test]
+fn what_was_left_to_the_kernel_is_settled_by_a_later_load() {
+    let place = Place::new();
+    for name in ["one", "two"] {
+        let archive = docker_archive(&format!("{name}:1"), &[&layer(name, name)]);
+        place.write(&format!("{name}.tar"), archive);
+    }
+    place.done(&["load", "-q", "one.tar"]);
+    let before = place.stored("pending");
+    requires!(
+        !before.is_empty(),
+        "the filesystem of the store is synced at once"
+    );
+    let note = fs::File::open(place.store().join("pending").join(&before[0])).unwrap();
+    note.set_modified(SystemTime::now() - Duration::from_secs(120))
+        .unwrap();
+    place.done(&["load", "-q", "two.tar"]);
+    let after = place.stored("pending");
+    assert!(after.len() == 1 && after != before, "{before:?} {after:?}");
+    assert_eq!(place.read_in_mount(&["one:1"], "one"), "one");
 }
 
 #[test]
@@ -128,8 +230,12 @@ fn a_full_disk_is_told_and_leaves_a_valid_store() {
 }
 
 #[test]
-fn loads_and_collections_at_once_do_not_disturb_each_other() {
+fn loads_commits_and_collections_at_once_do_not_disturb_each_other() {
     let place = Place::new();
+    place.write("base.tar", docker_archive("base:1", &[&layer("f", "x")]));
+    place.done(&["load", "-q", "base.tar"]);
+    place.done(&["mount", "--rw", "base:1", "m"]);
+    fs::write(place.path("m/new"), "new").unwrap();
     let shared = layer("shared", &"s".repeat(100_000));
     for n in 0..6 {
         let own = layer("own", &n.to_string());
@@ -140,6 +246,8 @@ fn loads_and_collections_at_once_do_not_disturb_each_other() {
     }
     let commands = (0..6).map(|n| vec!["load".to_owned(), format!("{n}.tar")]);
     let commands = commands.chain((0..6).map(|_| vec!["gc".to_owned()]));
+    let commit = |n| ["commit", "m", &format!("new:{n}")].map(str::to_owned);
+    let commands = commands.chain((0..4).map(|n| commit(n).to_vec()));
     let children: Vec<_> = commands
         .map(|args| {
             let mut command = place.command(&args);
@@ -154,7 +262,12 @@ fn loads_and_collections_at_once_do_not_disturb_each_other() {
         let output = child.wait_with_output().unwrap();
         assert!(output.status.success(), "{}", text(&output.stderr));
     }
-    assert_eq!(place.stored("layers/sha256").len(), 7);
+    place.done(&["umount", "m"]);
+    // The base, what is new, and of the six what they share and what each has for itself.
+    assert_eq!(place.stored("layers/sha256").len(), 9);
+    for n in 0..4 {
+        assert_eq!(place.read_in_mount(&[&format!("new:{n}")], "new"), "new");
+    }
     assert!(place.stored("layers/sha256").contains(&hex(&shared)));
     for n in 0..6 {
         assert_eq!(

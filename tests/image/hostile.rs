@@ -1,4 +1,22 @@
 //! Archives, manifests, configs and blobs that are wrong, on purpose or not: one clear line, and nothing of them stays.
+//!
+//! Where each kind of attack on whoever reads images is tested, besides here:
+//!
+//! | attack | tests |
+//! |---|---|
+//! | names: `..`, absolute, empty, `a//b`, NUL, 256 bytes, 64 KiB, 10,000 deep, the root as a file | `names_*`, `ten_thousand_directories_*`, `an_entry_for_the_root_*` of `src/layer/archive/tests.rs` |
+//! | names: control characters, not UTF-8, case and accents; names of our own | `names_of_any_bytes_*` of `hostile_layers.rs`; `single_layers_are_shown_beside_*` of `mount.rs` |
+//! | symlinks: out of the image, below one, replaced by a directory, loops, too long | `symlinks_*`, `whiteouts_and_entries_do_not_act_through_*` of `hostile_layers.rs`; `an_entry_below_something_*`, `of_two_entries_*` of `archive/tests.rs`; `a_hostile_symlink_*` of `tests/changes/commit.rs` |
+//! | hard links: out, to itself, in circles, to directories, whiteouts and devices, chains of 100,000 | `hard_links_*`, `a_chain_of_*` of `archive/tests.rs` |
+//! | whiteouts of nothing, of `.` and `..`, of whiteouts, as links and directories, a hundred thousand, of aufs, through symlinks | `whiteouts_*`, `a_whiteout_*`, `the_opaque_marker_*`, `leftovers_*`, `a_hundred_thousand_*` of `archive/tests.rs`; `hostile_layers.rs` |
+//! | sizes in two places, newlines in values, keys and headers twice, bodies of links, huge headers, lying lengths, checksums, global headers | `a_size_in_pax_*`, `a_newline_*`, `a_gnu_long_name_*`, `links_devices_*`, `more_than_the_limits_*`, `malformed_headers_*`, `a_global_header_*` of `archive/tests.rs` |
+//! | truncated anywhere, without an end, with something behind it, a tar in a tar | `a_tar_that_is_cut_off_*`, `after_the_end_*`, `an_archive_in_a_file_*` of `archive/tests.rs` |
+//! | sparse maps that overlap, are endless or huge | `contradicting_sparse_maps_*`, `a_hole_of_eight_exbibytes_*`, `more_than_the_limits_*` of `archive/tests.rs` |
+//! | unknown types, 0:0 devices, suid bits, devices, FIFOs | `malformed_headers_*`, `a_device_0_0_*` of `archive/tests.rs`; `suid_bits_and_devices_*` of `hostile_layers.rs` |
+//! | compression: bombs, windows, members, twice, wrong sums, cut off, endless | `compressed_layers_*`, `what_never_ends_*` of `hostile_layers.rs`; `what_unpacks_to_more_*` of `load.rs` |
+//! | names of images that exist already; an archive that changes while it is mounted | `a_name_that_moves_*` of `load.rs`; `a_tar_that_became_shorter_*` of `archive/tests.rs` |
+//! | killed, full disk, limits, crash of the system, several at once | `crash.rs`, `a_limit_of_file_sizes_*` of `hostile_layers.rs` |
+//! | saving over a link; an upper under a lower, of another, with links in it | `nothing_is_written_through_a_link_*` of `save.rs`; `tests/hostile.rs`, `tests/cli/refusals.rs` |
 
 use std::fs;
 use std::path::Path;

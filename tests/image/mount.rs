@@ -9,6 +9,7 @@ use serde_json::Value;
 use super::{
     File, IN_USE, Place, USAGE, assert_contains, docker_archive, layer, sentence, tar, text,
 };
+use crate::support::run::{Privilege, privilege};
 
 /// A place with the image `app:1` of three layers, each with a file of its own and `f`.
 fn loaded() -> Place {
@@ -252,7 +253,14 @@ fn files_are_the_callers_or_the_images_as_asked() {
         rustix::process::geteuid().as_raw(),
         rustix::process::getegid().as_raw(),
     );
-    for (owner, ids) in [("me", own), ("image", (4321, 8765))] {
+    // A user namespace without the ids of the image shows them as nobody's.
+    let unknown = |id: &str| fs::read_to_string(format!("/proc/sys/kernel/overflow{id}")).unwrap();
+    let unknown = |id: &str| unknown(id).trim().parse::<u32>().unwrap();
+    let image = match privilege() {
+        Privilege::Namespace => (unknown("uid"), unknown("gid")),
+        _ => (4321, 8765),
+    };
+    for (owner, ids) in [("me", own), ("image", image)] {
         place.done(&["mount", "--owner", owner, "./app.tar", "m"]);
         let file = fs::metadata(place.path("m/f")).unwrap();
         assert_eq!((file.uid(), file.gid()), ids, "{owner}");

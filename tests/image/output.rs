@@ -51,6 +51,7 @@ fn images_are_listed_in_dockers_columns() {
     let json: Value = serde_json::from_str(&place.done(&["images", "--format", "json"])).unwrap();
     assert_eq!(json["Repository"], "app");
     assert_eq!(json["Size"], "4.1kB");
+    assert_eq!(json["CreatedAt"], "2024-05-01 12:00:00 +0000 UTC");
     let table = place.done(&["images", "--format", r"table {{.ID}}\t{{.Tag}}"]);
     assert_eq!(table, format!("IMAGE ID       TAG\n{short}   v1\n"));
 }

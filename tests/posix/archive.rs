@@ -7,7 +7,7 @@ use std::process::Command;
 
 use crate::support::disk::{View, read};
 use crate::support::run::base_dir;
-use crate::support::tree::compare;
+use crate::support::tree::{Kind, compare};
 use crate::support::{Fixture, is_kernel, is_root, requires};
 
 const ONLY_PLYFS: &str = "only plyfs reads tars";
@@ -35,7 +35,17 @@ fn tars_show_what_the_same_layers_in_directories_show() {
     assert_eq!(fs.names("opq"), ["n"]);
     let dirs = Fixture::new().lower(TREE).mount();
     let tars = Fixture::new().lower(TREE).archived().mount();
-    let tree = |fs: &crate::support::Mounted| read(&fs.path("."), View::Merged);
+    // Some filesystems, btrfs for one, do not count subdirectories.
+    let counts = fs::metadata(dirs.lower(0, "d")).unwrap().nlink() > 1;
+    let tree = |fs: &crate::support::Mounted| {
+        let mut tree = read(&fs.path("."), View::Merged);
+        for entry in &mut tree {
+            if matches!(entry.kind, Kind::Dir) && !counts {
+                entry.nlink = None;
+            }
+        }
+        tree
+    };
     compare(&tree(&dirs), &tree(&tars)).unwrap_or_else(|diff| panic!("{diff}"));
 }
 

@@ -3,8 +3,8 @@
 use clap::Args;
 use serde_json::{Value, json};
 
+use super::StoreArgs;
 use super::units;
-use super::{StoreArgs, time_shown};
 use crate::cli::exit::Failure;
 use crate::cli::output;
 use crate::image::Image;
@@ -45,7 +45,8 @@ pub(in crate::cli) struct ImagesArgs {
 struct Line {
     image: Image,
     name: Option<Name>,
-    size: u64,
+    /// Of the layers; `None` if some are missing.
+    size: Option<u64>,
 }
 
 pub(super) fn run(args: &ImagesArgs) -> Result<(), Failure> {
@@ -77,7 +78,7 @@ pub(super) fn run(args: &ImagesArgs) -> Result<(), Failure> {
 fn lines(store: &Store, args: &ImagesArgs) -> Result<Vec<Line>, Failure> {
     let mut lines = Vec::new();
     for referred in store.images()? {
-        let size = super::image_size(store, &referred.image)?;
+        let size = super::image_size(store, &referred.image).ok();
         let names = referred.names.into_iter().map(Some);
         let mut names: Vec<_> = names.collect();
         if names.is_empty() {
@@ -134,18 +135,27 @@ impl Line {
         let none = || "<none>".to_owned();
         let name = self.name.as_ref();
         let created = time::parse(&self.image.config.created);
+        let size = self.size.map_or_else(|| "N/A".into(), units::size);
         json!({
             "Containers": "N/A",
-            "CreatedAt": time_shown(created),
+            "CreatedAt": created_shown(created),
             "CreatedSince": super::age_shown(created),
             "Digest": self.image.digest.to_string(),
             "ID": self.id(args.no_trunc),
             "Repository": name.map_or_else(none, |name| name.repository().to_owned()),
             "SharedSize": "N/A",
-            "Size": units::size(self.size),
+            "Size": size,
             "Tag": name.map_or_else(none, |name| name.tag().to_owned()),
             "UniqueSize": "N/A",
-            "VirtualSize": units::size(self.size),
+            "VirtualSize": size,
         })
     }
+}
+/// As docker shows it in this table alone: Go's text of a time.
+fn created_shown(seconds: Option<i64>) -> String {
+    let text = seconds.map(time::format);
+    text.map_or_else(
+        || "N/A".into(),
+        |text| text.replace('T', " ").replace('Z', " +0000 UTC"),
+    )
 }

@@ -86,11 +86,14 @@ pub(in crate::cli) const EFFECTIVE: &[(&str, &str)] = &[
     ("cache_files=N", "open files kept"),
     ("ro", "read-only, even with an upper"),
     ("rw", "the opposite of ro"),
-    ("suid", "honour suid bits [root: yes; others cannot]"),
+    (
+        "suid",
+        "honour suid bits [root: yes, but not of an image; others cannot]",
+    ),
     ("nosuid", "ignore suid bits"),
     (
         "dev",
-        "honour device nodes [root: yes, but not as fuse-overlayfs; others cannot]",
+        "honour device nodes [root: yes, but not of an image and not as fuse-overlayfs; others cannot]",
     ),
     ("nodev", "ignore device nodes"),
     ("exec", "allow programs to be executed [yes]"),

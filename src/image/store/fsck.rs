@@ -65,7 +65,7 @@ impl Store {
         Ok(report)
     }
 
-    fn check_blob(&self, blob: Digest, repair: bool, report: &mut Report) -> Result<()> {
+    pub(super) fn check_blob(&self, blob: Digest, repair: bool, report: &mut Report) -> Result<()> {
         let path = self.by_digest("blobs", blob);
         let cannot = || format!("cannot check {}", path.display());
         let found = digest_of(&path).context(cannot)?;
@@ -81,7 +81,12 @@ impl Store {
         Ok(())
     }
 
-    fn check_layer(&self, layer: DiffId, repair: bool, report: &mut Report) -> Result<()> {
+    pub(super) fn check_layer(
+        &self,
+        layer: DiffId,
+        repair: bool,
+        report: &mut Report,
+    ) -> Result<()> {
         let files = self.layer_files(layer);
         let cannot = || format!("cannot check {}", files.tar.display());
         let found = digest_of(&files.tar);

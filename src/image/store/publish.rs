@@ -6,16 +6,32 @@ use std::path::Path;
 
 use tempfile::NamedTempFile;
 
+/// When what is published reaches the disk.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Sync {
+    /// Before it has its name.
+    Now,
+    /// When the kernel gets to it: a note says so.
+    Later,
+}
+
 /// Gives a finished file its name. Whatever had the name before is replaced at once.
-pub(super) fn publish(file: NamedTempFile, to: &Path) -> io::Result<()> {
-    file.as_file().sync_all()?;
+pub(super) fn publish(file: NamedTempFile, to: &Path, sync: Sync) -> io::Result<()> {
+    if sync == Sync::Now {
+        file.as_file().sync_all()?;
+    }
     file.persist(to).map_err(|error| error.error)?;
-    sync_parent(to)
+    if sync == Sync::Now {
+        sync_parent(to)?;
+    }
+    Ok(())
 }
 
 /// Gives a directory whose files are finished its name; if another process was faster, that one's stays.
-pub(super) fn publish_dir(from: &Path, to: &Path) -> io::Result<()> {
-    File::open(from)?.sync_all()?;
+pub(super) fn publish_dir(from: &Path, to: &Path, sync: Sync) -> io::Result<()> {
+    if sync == Sync::Now {
+        File::open(from)?.sync_all()?;
+    }
     match fs::rename(from, to) {
         Err(error)
             if matches!(
@@ -25,6 +41,7 @@ pub(super) fn publish_dir(from: &Path, to: &Path) -> io::Result<()> {
         {
             fs::remove_dir_all(from)
         }
+        Ok(()) if sync == Sync::Later => Ok(()),
         other => other.and_then(|()| sync_parent(to)),
     }
 }
@@ -33,7 +50,7 @@ pub(super) fn publish_dir(from: &Path, to: &Path) -> io::Result<()> {
 pub(super) fn replace(tmp: &Path, to: &Path, bytes: &[u8]) -> io::Result<()> {
     let mut file = NamedTempFile::new_in(tmp)?;
     file.write_all(bytes)?;
-    publish(file, to)
+    publish(file, to, Sync::Now)
 }
 
 /// A name is durable when its directory is.

@@ -5,10 +5,14 @@ use std::io::{self, Write};
 
 use tempfile::{NamedTempFile, TempDir};
 
-use super::{Store, publish};
+use super::Store;
+use super::publish::{self, Sync};
 use crate::image::digest::{DiffId, Digest, Hashing};
 use crate::image::error::{Context, ImageError, Result};
 use crate::layer::archive::{IndexError, Indexer, Limits};
+
+/// Writing as much takes longer than noting that it was not written.
+const LARGE: u64 = 4 << 20;
 
 /// A blob on its way into the store; dropped unfinished, it leaves nothing.
 #[derive(Debug)]
@@ -64,7 +68,19 @@ impl Store {
         Ok(digest)
     }
 
-    fn cannot_write(&self) -> String {
+    /// Whether a layer or blob of `length` bytes is synced before it is published.
+    fn how_to_sync(&self, object: Digest, length: u64) -> Result<Sync> {
+        if length >= LARGE {
+            self.announce(&[object])?;
+        }
+        Ok(if self.is_announced(object) {
+            Sync::Later
+        } else {
+            Sync::Now
+        })
+    }
+
+    pub(super) fn cannot_write(&self) -> String {
         format!("cannot write to the image store {}", self.root.display())
     }
 }
@@ -80,11 +96,17 @@ impl Write for BlobWriter<'_> {
 }
 
 impl BlobWriter<'_> {
+    /// The digest of what was written.
+    pub fn digest(&self) -> Digest {
+        self.file.digest()
+    }
+
     /// Publishes a compressed layer that was seen to unpack to `diff_id`; returns the blob's digest and length.
     pub fn finish_layer(self, diff_id: DiffId) -> Result<(Digest, u64)> {
         let (file, digest, length) = self.file.finish();
         let cannot = || self.store.cannot_write();
-        publish::publish(file, &self.store.by_digest("blobs", digest)).context(cannot)?;
+        let sync = self.store.how_to_sync(digest, length)?;
+        publish::publish(file, &self.store.by_digest("blobs", digest), sync).context(cannot)?;
         let note = self.store.by_digest("diffs", digest);
         publish::replace(
             &self.store.root.join("tmp"),
@@ -110,6 +132,11 @@ impl Write for LayerWriter<'_> {
 }
 
 impl LayerWriter<'_> {
+    /// The digest of what was written.
+    pub fn digest(&self) -> Digest {
+        self.tar.digest()
+    }
+
     /// Checks the layer against `expected`, if that is known, and publishes it; returns its diffID and length.
     pub fn finish(self, expected: Option<DiffId>) -> Result<(DiffId, u64)> {
         let index = self
@@ -129,15 +156,19 @@ impl LayerWriter<'_> {
             return Ok((diff_id, length));
         }
         let cannot = || self.store.cannot_write();
-        let write = || {
+        let sync = self.store.how_to_sync(digest, length)?;
+        let write = || -> io::Result<()> {
             let mut file = File::create_new(self.dir.path().join("index"))?;
             file.write_all(index.bytes())?;
-            file.sync_all()?;
-            tar.sync_all()
+            if sync == Sync::Now {
+                file.sync_all()?;
+                tar.sync_all()?;
+            }
+            Ok(())
         };
         write().context(cannot)?;
         let to = self.store.by_digest("layers", diff_id.0);
-        publish::publish_dir(&self.dir.keep(), &to).context(cannot)?;
+        publish::publish_dir(&self.dir.keep(), &to, sync).context(cannot)?;
         Ok((diff_id, length))
     }
 
