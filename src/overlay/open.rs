@@ -55,10 +55,9 @@ impl Overlay {
         let fd = self.file(&node, true)?;
         let written = io::write_at(fd.as_fd(), data, offset);
         node.stale();
-        if clear_suid {
-            let _names = self.names.read();
-            self.clear_suid(&node, true)?;
-        }
+        let _names = self.names.read();
+        self.clear_kept_capabilities(&node)?;
+        self.clear_suid(&node, clear_suid)?;
         written
     }
 
@@ -68,6 +67,8 @@ impl Overlay {
         self.copy_up(&node, Data::All)?;
         let done = io::allocate(self.file(&node, true)?.as_fd(), mode, offset, length);
         node.stale();
+        let _names = self.names.read();
+        self.clear_kept_capabilities(&node)?;
         done
     }
 
@@ -85,6 +86,8 @@ impl Overlay {
         let output = self.file(&target, true)?;
         let copied = input.copy_range(from.1, (output.as_fd(), to.1), length);
         target.stale();
+        let _names = self.names.read();
+        self.clear_kept_capabilities(&target)?;
         match copied {
             // Between two filesystems the client copies by reading and writing.
             Err(Errno::XDEV | Errno::NOSYS) => Err(Errno::OPNOTSUPP),
@@ -168,6 +171,10 @@ impl Overlay {
             return Ok(None);
         }
         let file = self.file_locked(&node, write)?;
+        if write {
+            // Nobody tells us of the writes.
+            self.clear_kept_capabilities(&node)?;
+        }
         let writable = node
             .state()
             .open_file()

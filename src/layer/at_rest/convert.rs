@@ -1,0 +1,577 @@
+//! Rewriting the marks of an upper in another form: the kernel's, or that of aufs, OCI layers and older fuse-overlayfs.
+//!
+//! ```text
+//! whiteout     device 0:0                  <->  file .wh.NAME         (xattr whiteouts become either)
+//! opaque       xattr overlay.opaque=y      <->  file .wh..wh..opq     (user.fuseoverlayfs.opaque becomes either)
+//! redirect, metacopy                            have no form in aufs: refused
+//! xattrs of the other namespace             ->  the one asked for     (overlay only)
+//! ```
+//!
+//! All of it is decided first, and refused as a whole if some of it cannot be done. Then come two passes: the first
+//! adds the new marks beside the old ones and puts them on disk, the second removes the old ones. So at any moment one
+//! of the two forms is complete, a mount by plyfs, which reads both, shows the same tree throughout, and a conversion
+//! that was killed is finished by another.
+
+use std::os::fd::{AsFd, BorrowedFd};
+
+use rustix::fs::{Access, AtFlags, Mode, OFlags, XattrFlags};
+use rustix::io::{Errno, Result};
+
+use super::{AtRest, Dir, Entry};
+use crate::layer::at::{At, UpperAt, open_directory};
+use crate::layer::attr::{Attr, Kind};
+use crate::layer::copy::copy_times;
+use crate::layer::error::{Cause, SetupError};
+use crate::layer::mark::{self, AufsName, Mark, NlinkMark, Prefix, Raw, Space};
+use crate::layer::name::{Name, OwnedName};
+use crate::layer::workdir::make_node;
+
+/// The form that marks are to have.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Form {
+    /// Linux overlayfs, with xattrs in this namespace.
+    Overlay(Prefix),
+    /// aufs, OCI layers and fuse-overlayfs without devices and xattrs.
+    Aufs,
+}
+
+/// How much of what is rewritten.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Counts {
+    /// Whiteouts.
+    pub whiteouts: usize,
+    /// Opaque directories.
+    pub opaque: usize,
+    /// Xattrs that change their namespace.
+    pub moved: usize,
+    /// Bookkeeping of aufs that is removed.
+    pub removed: usize,
+}
+
+/// What is rewritten at one path.
+#[derive(Clone, Debug)]
+enum Change {
+    /// The name is deleted: written in the new form, and gone from the others.
+    Whiteout(Whiteout),
+    /// The directory itself is opaque.
+    Opaque(Vec<Raw>),
+    /// Xattrs of an entry, or of the directory itself, get another namespace.
+    Move(Option<OwnedName>, Vec<(Mark, Raw)>),
+    /// Bookkeeping of aufs.
+    Remove(OwnedName, Kind),
+    /// The directory no longer holds xattr whiteouts.
+    NoXattrWhiteouts(Vec<Raw>),
+}
+
+/// In which forms a name is deleted, and what else is there.
+#[derive(Clone, Debug)]
+struct Whiteout {
+    name: OwnedName,
+    device: bool,
+    file: bool,
+    xattr: bool,
+    /// An object by the name, which is shown; a directory then takes nothing from below.
+    beside: Option<Kind>,
+}
+
+/// The changes of one directory.
+#[derive(Debug)]
+struct DirPlan {
+    path: Vec<OwnedName>,
+    attr: Attr,
+    changes: Vec<Change>,
+}
+
+/// All that is to be done, checked.
+#[derive(Debug)]
+pub struct Plan {
+    form: Form,
+    dirs: Vec<DirPlan>,
+    /// How much it is.
+    pub counts: Counts,
+}
+
+/// What does not fit, by the first path of it.
+#[derive(Debug, Default)]
+struct Misfits {
+    first: Option<(Vec<u8>, String)>,
+    count: usize,
+}
+
+impl Misfits {
+    fn add(&mut self, path: Vec<u8>, what: impl Into<String>) {
+        self.count += 1;
+        self.first.get_or_insert_with(|| (path, what.into()));
+    }
+}
+
+impl Plan {
+    /// Looks through the upper. `believe`: marks that lead to other objects may change their namespace.
+    pub fn new(upper: &AtRest, form: Form, believe: bool) -> std::result::Result<Self, SetupError> {
+        let (mut dirs, mut counts) = (Vec::new(), Counts::default());
+        let mut misfits = Misfits::default();
+        upper.walk(|dir| {
+            let changes = Planner {
+                dir: &dir,
+                form,
+                believe,
+                misfits: &mut misfits,
+                changes: Vec::new(),
+            }
+            .plan();
+            for change in &changes {
+                change.count(&mut counts);
+            }
+            if !changes.is_empty() {
+                writable(dir.fd.as_fd())
+                    .map_err(|error| upper.failure(&dir.path_of(None), error))?;
+                let Dir { path, attr, .. } = dir;
+                dirs.push(DirPlan {
+                    path,
+                    attr,
+                    changes,
+                });
+            }
+            Ok(())
+        })?;
+        if let Some((path, what)) = misfits.first {
+            let path = upper.path.join(super::as_path(&path));
+            let more = match misfits.count {
+                1 => String::new(),
+                count => format!(" (and {} more paths)", count - 1),
+            };
+            let sentence = format!("{}{more} {what}; nothing was changed", path.display());
+            return Err(SetupError::new(Cause::Upper, sentence));
+        }
+        Ok(Self { form, dirs, counts })
+    }
+
+    /// Each path that is rewritten, with a word for what it is.
+    pub fn paths(&self) -> impl Iterator<Item = (&'static str, Vec<u8>)> {
+        self.dirs.iter().flat_map(|dir| {
+            dir.changes.iter().filter_map(|change| {
+                let (word, name) = change.describe()?;
+                let names = dir.path.iter().chain(name);
+                let path: Vec<&[u8]> = names.map(|name| name.get().bytes()).collect();
+                let path = path.join(&b'/');
+                Some((word, if path.is_empty() { b".".to_vec() } else { path }))
+            })
+        })
+    }
+
+    /// Does it.
+    pub fn run(&self, upper: &AtRest) -> std::result::Result<(), SetupError> {
+        for pass in [Pass::Add, Pass::Remove] {
+            for dir in &self.dirs {
+                dir.run(upper, self.form, pass)?;
+            }
+            // What comes next must not reach the disk before this.
+            rustix::fs::syncfs(&upper.root).map_err(|error| upper.failure(b".", error))?;
+        }
+        Ok(())
+    }
+}
+
+/// Entries can be made and removed in the directory.
+fn writable(dir: BorrowedFd<'_>) -> Result<()> {
+    rustix::fs::accessat(
+        dir,
+        c".",
+        Access::WRITE_OK | Access::EXEC_OK,
+        AtFlags::EACCESS,
+    )
+}
+
+/// The planning of one directory.
+struct Planner<'a> {
+    dir: &'a Dir,
+    form: Form,
+    believe: bool,
+    misfits: &'a mut Misfits,
+    changes: Vec<Change>,
+}
+
+impl Planner<'_> {
+    fn plan(mut self) -> Vec<Change> {
+        self.whiteouts();
+        let (dir, form) = (self.dir, self.form);
+        let file = dir
+            .entries
+            .iter()
+            .any(|entry| entry.aufs() == Some(AufsName::Opaque));
+        let xattrs: Vec<Raw> = dir
+            .marks
+            .iter()
+            .filter(|raw| raw.is_opaque())
+            .cloned()
+            .collect();
+        let is_new = |raw: &Raw| matches!(form, Form::Overlay(prefix) if raw.space == Space::Overlay(prefix));
+        let complete = match form {
+            Form::Overlay(_) => !file && xattrs.iter().all(is_new),
+            Form::Aufs => xattrs.is_empty(),
+        };
+        if (file || !xattrs.is_empty()) && !complete {
+            self.changes.push(Change::Opaque(xattrs));
+        }
+        let holds: Vec<Raw> = dir
+            .marks
+            .iter()
+            .filter(|raw| raw.has_xattr_whiteouts())
+            .cloned()
+            .collect();
+        if !holds.is_empty() {
+            self.changes.push(Change::NoXattrWhiteouts(holds));
+        }
+        self.marks(None, &dir.marks, dir.attr.kind);
+        for entry in &dir.entries {
+            if entry.attr.kind != Kind::Directory {
+                self.marks(Some(entry), &entry.marks, entry.attr.kind);
+            }
+        }
+        self.changes
+    }
+
+    fn whiteouts(&mut self) {
+        for entry in &self.dir.entries {
+            match entry.aufs() {
+                None if self.dir.is_whiteout(entry) => {}
+                None | Some(AufsName::Opaque) => continue,
+                Some(AufsName::Reserved) => {
+                    self.reserved(entry);
+                    continue;
+                }
+                // Done with the entry it is beside.
+                Some(AufsName::Whiteout(name))
+                    if self
+                        .dir
+                        .find(name)
+                        .is_some_and(|at| self.dir.is_whiteout(at)) =>
+                {
+                    continue;
+                }
+                Some(AufsName::Whiteout(_)) if !entry.is_empty_file() => {
+                    let path = self.dir.path_of(Some(&entry.name));
+                    self.misfits.add(
+                        path,
+                        "has the name of a whiteout but is no empty file: rename or remove it",
+                    );
+                    continue;
+                }
+                Some(AufsName::Whiteout(_)) => {}
+            }
+            let whiteout = self.whiteout(entry);
+            let done = match self.form {
+                Form::Overlay(_) => !whiteout.file && !whiteout.xattr,
+                Form::Aufs => whiteout.file && !whiteout.device && !whiteout.xattr,
+            };
+            if !done && self.has_room(&whiteout) {
+                self.changes.push(Change::Whiteout(whiteout));
+            }
+        }
+    }
+
+    fn has_room(&mut self, whiteout: &Whiteout) -> bool {
+        let file = self.form == Form::Aufs || whiteout.xattr;
+        let fits = !file || mark::aufs_whiteout(whiteout.name.get()).is_ok();
+        if !fits {
+            let path = self.dir.path_of(Some(&whiteout.name));
+            self.misfits.add(path, "is deleted, and its name is too long for a whiteout file: this upper stays as it is");
+        }
+        fits
+    }
+
+    fn whiteout(&self, entry: &Entry) -> Whiteout {
+        let name = match entry.aufs() {
+            Some(AufsName::Whiteout(name)) => name,
+            _ => entry.name.get(),
+        };
+        let object = self.dir.find(name);
+        let file = mark::aufs_whiteout(name).ok();
+        Whiteout {
+            name: name.to_owned(),
+            device: object.is_some_and(|object| mark::is_whiteout(&object.attr)),
+            xattr: object.is_some_and(|object| self.dir.is_xattr_whiteout(object)),
+            file: file.is_some_and(|file| self.dir.find(file.get()).is_some()),
+            beside: object
+                .filter(|object| !self.dir.is_whiteout(object))
+                .map(|object| object.attr.kind),
+        }
+    }
+
+    /// aufs keeps books in the upper; what holds nothing can go.
+    fn reserved(&mut self, entry: &Entry) {
+        if self.form == Form::Aufs {
+            return;
+        }
+        let kind = entry.attr.kind;
+        let empty = entry.is_empty_file() || (kind == Kind::Directory && self.is_empty(entry));
+        if empty {
+            self.changes.push(Change::Remove(entry.name.clone(), kind));
+        } else {
+            let path = self.dir.path_of(Some(&entry.name));
+            self.misfits.add(
+                path,
+                "is bookkeeping of aufs that is not empty: unmount aufs, and remove it",
+            );
+        }
+    }
+
+    fn is_empty(&self, entry: &Entry) -> bool {
+        let mut empty = true;
+        let listed = open_directory(&*self.dir.fd, entry.name.get().bytes()).and_then(|fd| {
+            crate::layer::lower::list(&fd, |_| {
+                empty = false;
+                Ok(())
+            })
+        });
+        listed.is_ok() && empty
+    }
+
+    /// Marks that have no form in aufs, or the wrong namespace.
+    fn marks(&mut self, entry: Option<&Entry>, marks: &[Raw], kind: Kind) {
+        let name = entry.map(|entry| &entry.name);
+        match self.form {
+            Form::Aufs => {
+                for raw in marks {
+                    if let Some(why) = without_form(raw) {
+                        self.misfits.add(self.dir.path_of(name), why);
+                    }
+                }
+            }
+            Form::Overlay(prefix) => {
+                let moved: Vec<(Mark, Raw)> = marks
+                    .iter()
+                    .filter(|raw| raw.space != Space::Overlay(prefix))
+                    .filter_map(|raw| Some((raw.mark()?, raw.clone())))
+                    .filter(|(mark, _)| *mark != Mark::Opaque)
+                    .collect();
+                let leads = moved
+                    .iter()
+                    .any(|(mark, _)| matches!(mark, Mark::Redirect | Mark::Metacopy));
+                if leads && !self.believe {
+                    let why = "leads to other objects by a mark that mounts of this user do not believe: say \
+                               --namespace trusted or --namespace user";
+                    self.misfits.add(self.dir.path_of(name), why);
+                } else if moved.iter().any(|(_, raw)| raw.value.is_none()) {
+                    let why = "has a mark that this user may not read: do it as root";
+                    self.misfits.add(self.dir.path_of(name), why);
+                } else if prefix == Prefix::User && !takes_user_xattrs(kind) {
+                    // It cannot carry them there; what is lost is a number.
+                } else if !moved.is_empty() {
+                    self.changes.push(Change::Move(name.cloned(), moved));
+                }
+            }
+        }
+    }
+}
+
+/// Linux allows `user.` xattrs on these only.
+fn takes_user_xattrs(kind: Kind) -> bool {
+    matches!(kind, Kind::File | Kind::Directory)
+}
+
+/// Why a mark has no form in aufs.
+fn without_form(raw: &Raw) -> Option<&'static str> {
+    let nlink = || NlinkMark::parse(raw.value.as_deref()?);
+    match raw.mark()? {
+        Mark::Redirect | Mark::Metacopy => Some(
+            "is renamed or has its data in a lower, which the form of aufs cannot say: copy the mounted tree, or \
+             `plyfs commit` it",
+        ),
+        // The entry in the index is one of its names.
+        Mark::Nlink if !matches!(nlink(), Some(NlinkMark::Upper(..=-1))) => Some(
+            "is linked with names of a lower, which the form of aufs cannot say: copy the mounted tree, or \
+             `plyfs commit` it",
+        ),
+        _ => None,
+    }
+}
+
+impl Change {
+    fn count(&self, counts: &mut Counts) {
+        match self {
+            Self::Whiteout(_) => counts.whiteouts += 1,
+            Self::Opaque(_) => counts.opaque += 1,
+            Self::Move(_, marks) => counts.moved += marks.len(),
+            Self::Remove(..) => counts.removed += 1,
+            Self::NoXattrWhiteouts(_) => {}
+        }
+    }
+
+    fn describe(&self) -> Option<(&'static str, Option<&OwnedName>)> {
+        match self {
+            Self::Whiteout(whiteout) => Some(("whiteout", Some(&whiteout.name))),
+            Self::Opaque(_) => Some(("opaque", None)),
+            Self::Move(name, _) => Some(("namespace", name.as_ref())),
+            Self::Remove(name, _) => Some(("remove", Some(name))),
+            Self::NoXattrWhiteouts(_) => None,
+        }
+    }
+}
+
+/// New marks are added everywhere before an old one is removed.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Pass {
+    Add,
+    Remove,
+}
+
+impl DirPlan {
+    fn run(&self, upper: &AtRest, form: Form, pass: Pass) -> std::result::Result<(), SetupError> {
+        let path: Vec<&[u8]> = self.path.iter().map(|name| name.get().bytes()).collect();
+        let fail = |error| upper.failure(&path.join(&b'/'), error);
+        let mut fd = open_directory(&upper.root, b".").map_err(fail)?;
+        for name in &path {
+            fd = open_directory(&fd, name).map_err(fail)?;
+        }
+        for change in &self.changes {
+            let done = match pass {
+                Pass::Add => change.add(fd.as_fd(), form),
+                Pass::Remove => change.remove(fd.as_fd(), form),
+            };
+            done.map_err(fail)?;
+        }
+        // Another form of marks is no change of the directory.
+        copy_times(&self.attr, UpperAt::new(At::Pinned(fd.as_fd()))).map_err(fail)
+    }
+}
+
+impl Change {
+    fn add(&self, dir: BorrowedFd<'_>, form: Form) -> Result<()> {
+        let own = UpperAt::new(At::Pinned(dir));
+        match (self, form) {
+            (Self::Whiteout(whiteout), _) => whiteout.add(dir, form),
+            (Self::Opaque(_), Form::Aufs) => make_file(dir, Name::from_bytes(mark::AUFS_OPAQUE)?),
+            (Self::Opaque(_), Form::Overlay(prefix)) => {
+                own.set_xattr(Mark::Opaque.name(prefix), b"y", XattrFlags::empty())
+            }
+            (Self::Move(name, marks), Form::Overlay(prefix)) => {
+                let at = object(dir, name.as_ref());
+                marks.iter().try_for_each(|(mark, raw)| {
+                    let value = raw.value.as_deref().unwrap_or_default();
+                    let set = at.set_xattr(mark.name(prefix), value, XattrFlags::CREATE);
+                    // It was there before, and counts.
+                    if set == Err(Errno::EXIST) {
+                        Ok(())
+                    } else {
+                        set
+                    }
+                })
+            }
+            (Self::Move(..) | Self::Remove(..) | Self::NoXattrWhiteouts(_), _) => Ok(()),
+        }
+    }
+
+    fn remove(&self, dir: BorrowedFd<'_>, form: Form) -> Result<()> {
+        let own = UpperAt::new(At::Pinned(dir));
+        match self {
+            Self::Whiteout(whiteout) => whiteout.remove(dir, form),
+            Self::Opaque(xattrs) => {
+                if form != Form::Aufs {
+                    unlink(dir, mark::AUFS_OPAQUE)?;
+                }
+                let old = xattrs.iter().filter(|raw| !raw.is_of(form));
+                remove_xattrs(own, old)
+            }
+            Self::Move(name, marks) => {
+                let at = object(dir, name.as_ref());
+                // A file without data must not lose the path to it while it says so.
+                let order = [Mark::Metacopy, Mark::Redirect];
+                let rank = |mark: &Mark| order.iter().position(|each| each == mark).unwrap_or(9);
+                let mut marks: Vec<_> = marks.iter().collect();
+                marks.sort_by_key(|(mark, _)| rank(mark));
+                remove_xattrs(at, marks.into_iter().map(|(_, raw)| raw))
+            }
+            Self::Remove(name, kind) => {
+                let flags = if *kind == Kind::Directory {
+                    AtFlags::REMOVEDIR
+                } else {
+                    AtFlags::empty()
+                };
+                rustix::fs::unlinkat(dir, name.get().bytes(), flags)
+            }
+            Self::NoXattrWhiteouts(xattrs) => {
+                // Opaque in the form asked for meanwhile.
+                let still = |raw: &&Raw| {
+                    let value = At::Pinned(dir).xattr(&raw.name);
+                    value.is_ok_and(|value| value.is_some_and(|value| value.first() == Some(&b'x')))
+                };
+                remove_xattrs(own, xattrs.iter().filter(still))
+            }
+        }
+    }
+}
+
+impl Raw {
+    /// Whether it is in the namespace of the form.
+    fn is_of(&self, form: Form) -> bool {
+        matches!(form, Form::Overlay(prefix) if self.space == Space::Overlay(prefix))
+    }
+}
+
+impl Whiteout {
+    fn add(&self, dir: BorrowedFd<'_>, form: Form) -> Result<()> {
+        let file = mark::aufs_whiteout(self.name.get());
+        match form {
+            Form::Aufs => make_file(dir, file?.get()),
+            // The object shows without it; a directory has to hide what is below by itself.
+            Form::Overlay(prefix) if self.beside == Some(Kind::Directory) => {
+                let at = UpperAt::new(At::Entry(dir, self.name.get()));
+                at.set_xattr(Mark::Opaque.name(prefix), b"y", XattrFlags::empty())
+            }
+            Form::Overlay(_) if self.device || self.beside.is_some() => Ok(()),
+            Form::Overlay(_) => {
+                if self.xattr {
+                    // The name stays deleted while nothing is there.
+                    make_file(dir, file?.get())?;
+                    unlink(dir, self.name.get().bytes())?;
+                }
+                make_node(dir, self.name.get().bytes(), Kind::CharDevice, 0, 0)
+            }
+        }
+    }
+
+    fn remove(&self, dir: BorrowedFd<'_>, form: Form) -> Result<()> {
+        match form {
+            Form::Aufs if self.device || self.xattr => unlink(dir, self.name.get().bytes()),
+            Form::Aufs => Ok(()),
+            Form::Overlay(_) => match mark::aufs_whiteout(self.name.get()) {
+                Ok(file) => unlink(dir, file.get().bytes()),
+                // It was never there.
+                Err(_) => Ok(()),
+            },
+        }
+    }
+}
+
+fn object<'a>(dir: BorrowedFd<'a>, name: Option<&'a OwnedName>) -> UpperAt<'a> {
+    UpperAt::new(match name {
+        Some(name) => At::Entry(dir, name.get()),
+        None => At::Pinned(dir),
+    })
+}
+
+fn make_file(dir: BorrowedFd<'_>, name: Name<'_>) -> Result<()> {
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+    match rustix::fs::openat(dir, name.bytes(), flags, Mode::empty()) {
+        Err(Errno::EXIST) => Ok(()),
+        other => other.map(drop),
+    }
+}
+
+fn unlink(dir: BorrowedFd<'_>, name: &[u8]) -> Result<()> {
+    match rustix::fs::unlinkat(dir, name, AtFlags::empty()) {
+        Err(Errno::NOENT) => Ok(()),
+        other => other,
+    }
+}
+
+fn remove_xattrs<'a>(at: UpperAt<'_>, xattrs: impl Iterator<Item = &'a Raw>) -> Result<()> {
+    for raw in xattrs {
+        match at.remove_xattr(&raw.name) {
+            Err(Errno::NODATA) | Ok(()) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
