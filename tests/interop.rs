@@ -310,10 +310,11 @@ d/ 0700 {OVERRIDE}='{uid}:{gid}:0750:dir'; d/g 'g' 0700 {OVERRIDE}='{uid}:{gid}:
         assert_eq!(seen(&fs.path("")), without_override(&wanted), "{peer}");
         fs.sh("umask 022; echo n > n; mkdir m; chmod 0711 m; chmod 0444 f");
         let wanted = seen(&fs.path(""));
-        assert_eq!(
-            xattr(&fs.upper("m"), OVERRIDE),
-            Some(format!("{uid}:{gid}:0711:dir").into_bytes())
-        );
+        // Before 1.11 fuse-overlayfs gave it another name, which plyfs keeps to in such a store.
+        let names = [OVERRIDE, "user.fuseoverlayfs.override_stat"];
+        let written = names.map(|name| xattr(&fs.upper("m"), name));
+        let written: Vec<_> = written.into_iter().flatten().collect();
+        assert_eq!(written, [format!("{uid}:{gid}:0711:dir").into_bytes()]);
         fs.umount();
         let shown = Store { fs: &fs, options }.under(&other, seen);
         assert_eq!(without_override(&shown), wanted, "{peer}");

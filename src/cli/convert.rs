@@ -120,8 +120,8 @@ fn sentence(counts: Counts) -> String {
         ),
         (
             counts.removed,
-            "piece of aufs bookkeeping",
-            "pieces of aufs bookkeeping",
+            "note of another union",
+            "notes of other unions",
         ),
     ];
     let parts: Vec<String> = parts

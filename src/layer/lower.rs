@@ -22,7 +22,7 @@ use super::fd::{FdSlot, Fds};
 use super::handle::HandleSpace;
 use super::mark::{self, Marks, Prefix};
 use super::name::{Name, OwnedName};
-use super::override_stat::{self, Override};
+use super::override_stat;
 
 /// One lower layer.
 #[derive(Debug)]
@@ -174,8 +174,7 @@ pub(super) fn list(fd: &impl AsFd, mut each: impl FnMut(Listed<'_>) -> Result<()
 pub(super) fn stat(at: At<'_>, override_name: Option<&CStr>) -> Result<Attr> {
     let mut attr = at.stat()?;
     if let Some(name) = override_name
-        && let Some(value) = at.xattr(name)?
-        && let Some(over) = Override::parse(&value)
+        && let Some(over) = override_stat::of(at, name)?
     {
         over.apply(&mut attr);
     }

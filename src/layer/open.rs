@@ -445,6 +445,11 @@ fn prepare_upper(
     let prefix = probe_xattrs(&workdir, config.xattrs).map_err(fail)?;
     let override_name = choose_override(config.override_stat, &root, lowers)
         .map_err(|error| no_override(&path, config.override_stat, error))?;
+    if prefix.is_none() {
+        tracing::warn!(
+            "the upper takes no xattrs: no directory renames, no hard links across copy-up"
+        );
+    }
     if config.durability == Durability::Volatile {
         for part in [VOLATILE[0].to_owned(), VOLATILE.join("/")] {
             rustix::fs::mkdirat(&workdir.temp, part, Mode::from_raw_mode(0o700)).map_err(fail)?;
@@ -522,7 +527,6 @@ fn probe_xattrs(
     if takes(probe.at(), Prefix::User) {
         return Ok(Some(Prefix::User));
     }
-    tracing::warn!("the upper takes no xattrs: no directory renames, no hard links across copy-up");
     Ok(None)
 }
 
@@ -548,7 +552,8 @@ fn no_override(path: &Path, wanted: OverrideStat, error: Errno) -> SetupError {
     SetupError::new(Cause::Upper, sentence)
 }
 
-/// The override xattr of the upper; a new upper gets that of the first lower that has one, or 0:0:0555.
+/// The override xattr of the upper; a new upper gets that of the first lower that has one, or says what
+/// it is.
 fn choose_override(
     wanted: OverrideStat,
     root: &OwnedFd,
@@ -569,7 +574,12 @@ fn choose_override(
                 .ok()
                 .flatten()
         });
-        let value = inherited.unwrap_or_else(|| b"0:0:0555:dir".to_vec());
+        let value = match inherited {
+            Some(value) => value,
+            None => override_stat::Override::of(&at.stat()?)
+                .encode()
+                .into_bytes(),
+        };
         UpperAt::new(at).set_xattr(name, &value, XattrFlags::empty())?;
     }
     Ok(Some(name))

@@ -24,7 +24,10 @@ use super::at::{At, split_names};
 use super::attr::{Attr, Kind, decode_dev, encode_dev};
 
 /// Names of the xattr in the order they are looked for on a layer's root.
-pub const NAMES: [&CStr; 3] = [SECURITY, CONTAINERS, c"user.fuseoverlayfs.override_stat"];
+pub const NAMES: [&CStr; 3] = [SECURITY, USER, CONTAINERS];
+/// What fuse-overlayfs before 1.11 writes in place of [`CONTAINERS`], also to layers that have that already: it counts
+/// where both are.
+const USER: &CStr = c"user.fuseoverlayfs.override_stat";
 /// `xattr_permissions=1`.
 pub const SECURITY: &CStr = c"security.fuseoverlayfs.override_stat";
 /// `xattr_permissions=2`.
@@ -118,6 +121,20 @@ impl Override {
     }
 }
 
+/// What a layer with this override xattr says of `at`.
+pub fn of(at: At<'_>, override_name: &CStr) -> Result<Option<Override>> {
+    let value = match at.xattr(override_name)? {
+        None if override_name == USER => at.xattr(CONTAINERS)?,
+        value => value,
+    };
+    Ok(value.as_deref().and_then(Override::parse))
+}
+
+/// Whether the xattr `name` is read in a layer whose root has `of_root`.
+pub fn is_read(name: &CStr, of_root: Option<&CStr>) -> bool {
+    of_root == Some(name) || (of_root == Some(USER) && name == CONTAINERS)
+}
+
 /// Begins the names of what is kept beside the owner and mode.
 const KEPT: &[u8] = b"user.containers.override_";
 /// Beginnings of the names that are kept so.
@@ -149,14 +166,15 @@ pub fn xattr(at: At<'_>, override_name: Option<&CStr>, name: &CStr) -> Result<Op
     at.xattr(name)
 }
 
-/// The names of all xattrs, each ended by NUL, by the names they stand for; without the override itself.
+/// The names of all xattrs, each ended by NUL, by the names they stand for; without overrides.
 pub fn xattr_names(at: At<'_>, override_name: Option<&CStr>) -> Result<Vec<u8>> {
     let listed = at.xattr_names()?;
-    let Some(own) = override_name else {
+    if override_name.is_none() {
         return Ok(listed);
-    };
+    }
+    let is_override = |name: &[u8]| NAMES.iter().any(|known| known.to_bytes() == name);
     let mut names: Vec<&[u8]> = Vec::new();
-    for name in split_names(&listed).filter(|name| *name != own.to_bytes()) {
+    for name in split_names(&listed).filter(|name| !is_override(name)) {
         let stands_for = name
             .strip_prefix(KEPT)
             .filter(|inner| kept_as(override_name, inner).is_some())

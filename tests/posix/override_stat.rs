@@ -252,6 +252,37 @@ u 'u' 0600 user.fuseoverlayfs.override_stat='{uid}:{gid}:0751'"
 }
 
 #[test]
+fn where_a_root_has_both_names_the_one_of_old_fuse_overlayfs_counts() {
+    requires!(!is_kernel(), OURS);
+    const OLD: &str = "user.fuseoverlayfs.override_stat";
+    let (uid, gid) = own_ids();
+    let mut fs = forced("l 'l'");
+    fs.umount();
+    let own = |mode: &str| format!("{uid}:{gid}:{mode}");
+    for (name, over, value) in [
+        ("", OLD, own("40755")),
+        ("both", OVERRIDE, own("0600:file")),
+        ("both", OLD, own("100640")),
+        ("new", OLD, own("100711")),
+        ("kept", OVERRIDE, own("0604:file")),
+    ] {
+        let path = fs.upper(name);
+        fs::OpenOptions::new()
+            .append(true)
+            .create(true)
+            .open(&path)
+            .ok();
+        lsetxattr(path, over, value.as_bytes(), XattrFlags::empty()).unwrap();
+    }
+    fs.mount().unwrap();
+    fs.assert_merged("both '' 0640; new '' 0711; kept '' 0604; l 'l'");
+    fs.chmod("both", 0o444);
+    fs.chmod("kept", 0o440);
+    fs.remount();
+    fs.assert_merged("both '' 0444; new '' 0711; kept '' 0440; l 'l'");
+}
+
+#[test]
 fn values_in_no_known_form_count_for_nothing() {
     requires!(!is_kernel(), OURS);
     let (uid, gid) = own_ids();

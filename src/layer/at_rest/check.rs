@@ -9,7 +9,7 @@ use crate::layer::handle;
 use crate::layer::lower::list;
 use crate::layer::mark::{self, AufsName, Mark, NlinkMark, Prefix, Raw, Redirect, Space};
 use crate::layer::name::OwnedName;
-use crate::layer::override_stat::Override;
+use crate::layer::override_stat::{self, Override};
 use crate::layer::workdir::{VOLATILE, WORK};
 
 /// One thing that is wrong.
@@ -237,7 +237,7 @@ impl Checker {
         for (xattr, value) in overrides {
             let path = dir.path_of(name);
             let text = xattr.to_string_lossy();
-            if self.overrides != Some(xattr) {
+            if !override_stat::is_read(xattr, self.overrides) {
                 self.add(
                     path,
                     "override-not-read",

@@ -10,7 +10,7 @@
 //! All of it is decided first, and refused as a whole if some of it cannot be done. Then come two passes: the first
 //! adds the new marks beside the old ones and puts them on disk, the second removes the old ones. So at any moment one
 //! of the two forms is complete, a mount by plyfs, which reads both, shows the same tree throughout, and a conversion
-//! that was killed is finished by another.
+//! that was killed is finished by another; only the time of the directory it was at may be lost.
 
 use std::os::fd::{AsFd, BorrowedFd};
 
@@ -44,7 +44,7 @@ pub struct Counts {
     pub opaque: usize,
     /// Xattrs that change their namespace.
     pub moved: usize,
-    /// Bookkeeping of aufs that is removed.
+    /// Bookkeeping of aufs and fuse-overlayfs that is removed.
     pub removed: usize,
 }
 
@@ -59,6 +59,8 @@ enum Change {
     Move(Option<OwnedName>, Vec<(Mark, Raw)>),
     /// Bookkeeping of aufs.
     Remove(OwnedName, Kind),
+    /// Bookkeeping of fuse-overlayfs at an entry, or at the directory itself.
+    Forget(Option<OwnedName>, Vec<Raw>),
     /// The directory no longer holds xattr whiteouts.
     NoXattrWhiteouts(Vec<Raw>),
 }
@@ -339,6 +341,15 @@ impl Planner<'_> {
                 }
             }
             Form::Overlay(prefix) => {
+                let foreign = |raw: &&Raw| raw.space == Space::FuseOverlayfs;
+                let foreign = marks.iter().filter(foreign);
+                let foreign: Vec<Raw> = foreign
+                    .filter(|raw| !raw.is_opaque() || kind != Kind::Directory)
+                    .cloned()
+                    .collect();
+                if !foreign.is_empty() {
+                    self.changes.push(Change::Forget(name.cloned(), foreign));
+                }
                 let moved: Vec<(Mark, Raw)> = marks
                     .iter()
                     .filter(|raw| raw.space != Space::Overlay(prefix))
@@ -393,7 +404,7 @@ impl Change {
             Self::Whiteout(_) => counts.whiteouts += 1,
             Self::Opaque(_) => counts.opaque += 1,
             Self::Move(_, marks) => counts.moved += marks.len(),
-            Self::Remove(..) => counts.removed += 1,
+            Self::Remove(..) | Self::Forget(..) => counts.removed += 1,
             Self::NoXattrWhiteouts(_) => {}
         }
     }
@@ -404,6 +415,7 @@ impl Change {
             Self::Opaque(_) => Some(("opaque", None)),
             Self::Move(name, _) => Some(("namespace", name.as_ref())),
             Self::Remove(name, _) => Some(("remove", Some(name))),
+            Self::Forget(name, _) => Some(("remove", name.as_ref())),
             Self::NoXattrWhiteouts(_) => None,
         }
     }
@@ -458,7 +470,7 @@ impl Change {
                     }
                 })
             }
-            (Self::Move(..) | Self::Remove(..) | Self::NoXattrWhiteouts(_), _) => Ok(()),
+            _ => Ok(()),
         }
     }
 
@@ -482,6 +494,7 @@ impl Change {
                 marks.sort_by_key(|(mark, _)| rank(mark));
                 remove_xattrs(at, marks.into_iter().map(|(_, raw)| raw))
             }
+            Self::Forget(name, raw) => remove_xattrs(object(dir, name.as_ref()), raw.iter()),
             Self::Remove(name, kind) => {
                 let flags = if *kind == Kind::Directory {
                     AtFlags::REMOVEDIR
