@@ -98,18 +98,25 @@ impl Store<'_> {
             }
         }
         let result = act(&merged);
-        match (other, privilege()) {
-            (Other::Fuse(..), Privilege::User) => {
-                let status = Command::new("fusermount3").arg("-u").arg(&merged).status();
-                assert!(status.unwrap().success());
-            }
-            _ => unmount(&merged, UnmountFlags::empty()).unwrap(),
+        // The child of another test has copies of our descriptors between its fork and its exec.
+        let end = Instant::now() + Duration::from_secs(5);
+        while !unmounted(&merged) {
+            assert!(Instant::now() < end, "{} stays busy", merged.display());
+            sleep(Duration::from_millis(10));
         }
         if let Other::Fuse(..) = other {
             wait_for_end(&self.fs.upper(""));
         }
         result
     }
+}
+
+fn unmounted(merged: &Path) -> bool {
+    if privilege() != Privilege::User {
+        return unmount(merged, UnmountFlags::empty()).is_ok();
+    }
+    let output = Command::new("fusermount3").arg("-u").arg(merged).output();
+    output.unwrap().status.success()
 }
 
 /// The daemon of fuse-overlayfs has ended, which an unmount does not wait for.
