@@ -1,4 +1,5 @@
-//! The writable layer: every call of the crate that changes a layer is a method here or of what it returns.
+//! The writable layer: every call of the crate that changes a layer is a method here or of what it returns, but for
+//! those that rewrite an upper at rest (`layer/at_rest/convert.rs`).
 
 use std::ffi::CStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};

@@ -55,10 +55,15 @@ impl Upper {
             return at.remove_xattr(name);
         };
         let removed = self.with_mode(at, 0o600, || at.remove_xattr(&kept));
-        match (removed, at.remove_xattr(name)) {
-            (Ok(()), Err(Errno::NODATA | Errno::OPNOTSUPP)) => Ok(()),
-            (Err(Errno::NODATA | Errno::OPNOTSUPP), other) | (Ok(()), other) => other,
-            (Err(error), _) => Err(error),
+        match removed {
+            Ok(()) | Err(Errno::NODATA | Errno::OPNOTSUPP) => {}
+            Err(error) => return Err(error),
+        }
+        // Who may remove such a one is asked before whether it is there.
+        if removed.is_err() || at.read().xattr(name)?.is_some() {
+            at.remove_xattr(name)
+        } else {
+            Ok(())
         }
     }
 
@@ -67,9 +72,13 @@ impl Upper {
         override_stat::kept_as(self.override_name, capability::NAME.to_bytes()).is_some()
     }
 
-    /// Takes away the file capabilities.
+    /// Takes away the file capabilities that are kept; of others the system takes care.
     pub fn clear_capabilities(&self, at: UpperAt<'_>) -> Result<()> {
-        match self.remove_xattr(at, capability::NAME) {
+        let name = capability::NAME.to_bytes();
+        let Some(kept) = override_stat::kept_as(self.override_name, name) else {
+            return Ok(());
+        };
+        match self.with_mode(at, 0o600, || at.remove_xattr(&kept)) {
             Err(Errno::NODATA | Errno::OPNOTSUPP) => Ok(()),
             other => other,
         }
