@@ -54,7 +54,7 @@ fn classes(acl: &mut [u8], mut change: impl FnMut(u16, u16) -> u16) -> Result<bo
 
 fn entries(acl: &mut [u8]) -> Result<&mut [u8]> {
     let version = acl.get(..HEADER).ok_or(Errno::INVAL)?;
-    if *version != VERSION.to_le_bytes() || (acl.len() - HEADER) % ENTRY != 0 {
+    if *version != VERSION.to_le_bytes() || !(acl.len() - HEADER).is_multiple_of(ENTRY) {
         return Err(Errno::INVAL);
     }
     Ok(&mut acl[HEADER..])

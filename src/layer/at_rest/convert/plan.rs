@@ -11,7 +11,6 @@ use crate::layer::at::open_directory;
 use crate::layer::attr::Kind;
 use crate::layer::lower::list;
 use crate::layer::mark::{self, AufsName, Mark, NlinkMark, Prefix, Raw, Space};
-use crate::layer::name::OwnedName;
 
 /// What does not fit, by the first path of it.
 #[derive(Debug, Default)]
