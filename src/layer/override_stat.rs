@@ -142,10 +142,15 @@ const FOREIGN: [&[u8]; 2] = [b"security.", b"system.posix_acl_"];
 /// The kept form of the ACL that new entries of a directory inherit.
 pub const KEPT_DEFAULT_ACL: &[u8] = b"user.containers.override_system.posix_acl_default";
 
+/// Whether a layer with this override xattr keeps file capabilities and ACLs under other names.
+pub fn keeps_foreign(override_name: Option<&CStr>) -> bool {
+    override_name == Some(CONTAINERS)
+}
+
 /// The name under which a layer with this override xattr keeps `name`, if not under its own.
 pub fn kept_as(override_name: Option<&CStr>, name: &[u8]) -> Option<CString> {
     let foreign = FOREIGN.iter().any(|begin| name.starts_with(begin));
-    if override_name != Some(CONTAINERS) || !foreign {
+    if !keeps_foreign(override_name) || !foreign {
         return None;
     }
     CString::new([KEPT, name].concat()).ok()

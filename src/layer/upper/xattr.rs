@@ -69,7 +69,7 @@ impl Upper {
 
     /// Whether file capabilities are kept where the system does not take them away when the file is written.
     pub fn keeps_capabilities(&self) -> bool {
-        override_stat::kept_as(self.override_name, capability::NAME.to_bytes()).is_some()
+        override_stat::keeps_foreign(self.override_name)
     }
 
     /// Takes away the file capabilities that are kept; of others the system takes care.
