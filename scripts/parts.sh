@@ -82,6 +82,30 @@ with_options() {
 part_threads() { with_options threads=4; }
 part_tiny() { with_options cache_nodes=8,cache_dirs=8,cache_files=8; }
 part_passthrough() { with_options passthrough=on; }
+part_overrides() {
+    local tests
+    tests=$(build)
+    environment "$scratch"
+    PLYFS_TEST_OPTIONS=xattr_permissions=2 "$tests" posix::
+}
+part_overrides-user() {
+    local tests
+    tests=$(build)
+    export PLYFS_TEST_OPTIONS=xattr_permissions=2
+    as_user "$tests" posix::
+    as_user unshare -Urm "$tests" posix::
+}
+part_peers() {
+    local tests peer=$cache/tools/fuse-overlayfs@2.0.0/bin/fuse-overlayfs
+    tests=$(build)
+    # An ordinary user must reach it.
+    install -m 755 "$peer" "$scratch/fuse-overlayfs-2"
+    export PLYFS_TEST_PEERS=fuse-overlayfs:$scratch/fuse-overlayfs-2
+    environment "$scratch"
+    "$tests" interop::
+    as_user "$tests" interop::
+    as_user unshare -Urm "$tests" interop::
+}
 
 part_requests() {
     cargo build --quiet

@@ -5,9 +5,11 @@
 //! stderr, `plyfs: <sentence>`.
 
 mod background;
+mod check;
 mod command;
 mod commit;
 mod convention;
+mod convert;
 mod description;
 mod diff;
 mod ephemeral;
@@ -40,8 +42,10 @@ use clap_complete::Shell;
 pub use options::MountOptions;
 
 use background::Role;
+use check::CheckArgs;
 use commit::CommitArgs;
 use convention::{Call, Name};
+use convert::ConvertArgs;
 use diff::DiffArgs;
 use exit::{Exit, Failure};
 use files::{CatArgs, CpArgs, LsArgs};
@@ -100,6 +104,8 @@ enum Command {
     Cat(CatArgs),
     Ls(LsArgs),
     Cp(CpArgs),
+    Convert(ConvertArgs),
+    Check(CheckArgs),
     /// Write the man pages into a directory
     #[command(hide = true)]
     Man {
@@ -231,6 +237,8 @@ fn run(args: &[OsString], role: Role) -> Result<u8, Failure> {
         Command::Cat(args) => files::cat(&args),
         Command::Ls(args) => files::ls(&args),
         Command::Cp(args) => files::cp(&args),
+        Command::Convert(args) => convert::run(&args),
+        Command::Check(args) => check::run(&args),
         Command::Man { dir } => generate::man(Cli::command(), &dir),
         Command::Completions { shell } => generate::completions(Cli::command(), shell),
     }

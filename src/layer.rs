@@ -7,7 +7,9 @@
 pub mod acl;
 pub mod archive;
 pub mod at;
+pub mod at_rest;
 pub mod attr;
+pub mod capability;
 pub mod content;
 pub mod copy;
 pub mod error;

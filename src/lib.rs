@@ -79,6 +79,8 @@
 //! | reading a lower | [`layer::lower`] |
 //! | a tar as a lower: its index, what its entries mean | [`layer::archive`] |
 //! | copying bytes and metadata | [`layer::copy`] |
+//! | owners, ACLs and capabilities: mapped ids; kept in other xattrs | [`overlay::ids`], [`layer::acl`], [`layer::override_stat`] |
+//! | an upper that is not mounted: `convert`, `check` | [`layer::at_rest`], [`layer::at_rest::convert`], [`layer::at_rest::check`] |
 //! | what a stack shows without a mount | [`layer::view`] |
 //! | what a tree changes over another: `diff`, `commit` | [`changes`], [`changes::compare`], [`changes::owner`] |
 //! | changes as the tar of a layer; as an image | [`changes::layer_tar`], [`image::commit`] |
@@ -108,7 +110,7 @@
 //!
 //! - **Only the upper can be written.** [`At`](layer::at::At) and the types of [`layer::lower`] have no call that
 //!   changes anything; [`UpperAt`](layer::at::UpperAt) has, and only [`Upper`](layer::upper::Upper) and its workdir
-//!   make one.
+//!   make one, and [`layer::at_rest::convert`] for an upper that is not mounted.
 //! - **A tar is only read.** Its names, links, owners and devices live in its index; none becomes a path or an object
 //!   of the host, except as a copy in the upper that a user asked for.
 //! - **Nothing appears in the upper half-made.** What takes more than one call to make is

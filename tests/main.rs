@@ -9,11 +9,14 @@
 )]
 
 mod changes;
+mod check;
 mod cli;
+mod convert;
 mod crash;
 mod faults;
 mod hostile;
 mod image;
+mod interop;
 mod model;
 mod posix;
 mod support;

@@ -30,6 +30,7 @@ mod names;
 mod opaque;
 mod open_create;
 mod open_unlinked;
+mod override_stat;
 mod passthrough;
 mod permissions;
 mod read;

@@ -3,7 +3,7 @@
 //! `PLYFS_TEST_FS=kernel` runs the same tests against kernel overlayfs, `PLYFS_TEST_LOWERS=tar` with all lowers as tars.
 //! `PLYFS_TEST_DIR` says where the layers lie, `PLYFS_TEST_SKIPS` names a file that collects the tests that do not apply.
 
-mod acl;
+pub mod acl;
 mod archive;
 pub mod disk;
 pub mod fixture;

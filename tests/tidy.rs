@@ -294,7 +294,7 @@ fn every_option_the_readme_names_is_in_the_help_and_every_flag_of_mount_is_in_th
     let mount = help(&["mount"]);
     let others = [
         "umount", "mounts", "load", "import", "images", "history", "inspect", "tree", "save", "gc",
-        "uppers", "fsck", "diff", "commit",
+        "uppers", "fsck", "diff", "commit", "convert", "check",
     ];
     let others: String = others.iter().map(|command| help(&[command])).collect();
     let all = [help(&[]), mount.clone(), others].concat();

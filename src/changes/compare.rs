@@ -171,16 +171,12 @@ fn same_bytes(a: &LowerFile, b: &LowerFile, size: u64) -> Result<bool> {
     Ok(true)
 }
 
-/// The xattrs of an object that belong to it and not to a union or to the system, as they are on disk.
+/// The xattrs of an object that belong to it and not to a union or to the system, by their names in the layer.
 pub fn xattrs(object: &Object) -> Result<BTreeMap<Vec<u8>, Vec<u8>>> {
     let mut xattrs = BTreeMap::new();
-    let overrides = object.lower().override_name();
     for name in split_names(&object.xattr_names()?) {
         // Labels of a security module are the system's.
-        let foreign = mark::is_private(name)
-            || name == b"security.selinux"
-            || overrides.is_some_and(|overrides| overrides.to_bytes() == name);
-        if foreign {
+        if mark::is_private(name) || name == b"security.selinux" {
             continue;
         }
         let c_name = CString::new(name).map_err(|_| Errno::INVAL)?;

@@ -32,7 +32,7 @@ pub enum Exit {
     NotPlyfs = 8,
     /// There is no such image, file or layer.
     NotFound = 9,
-    /// An archive, an image or the store is damaged or not what it says it is.
+    /// An archive, an image, the store or an upper is damaged or not what it says it is.
     Malformed = 10,
 }
 
@@ -86,7 +86,7 @@ pub const TABLE: &[(&str, &str)] = &[
     ("9", "no such image, layer or file"),
     (
         "10",
-        "an archive, image or the store is damaged or malformed",
+        "an archive, image, upper or the store is damaged or malformed",
     ),
     ("126", "CMD cannot be executed"),
     ("127", "CMD was not found"),

@@ -158,6 +158,11 @@ fn mount_directly(
         Ok(()) => Ok(Some(device)),
         Err(Errno::PERM) => Ok(None),
         Err(Errno::NODEV) => Err(fuse_error("the kernel has no FUSE: `modprobe fuse`")),
+        Err(Errno::INVAL) if !config.security.is_empty() => Err(fuse_error(format!(
+            "cannot mount on {} with {}: SELinux is off in this kernel, or knows no such label; leave the option out",
+            mountpoint.display(),
+            config.security.join(",")
+        ))),
         Err(error) => Err(fuse_error(format!(
             "cannot mount on {}: {}",
             mountpoint.display(),
@@ -198,6 +203,12 @@ fn helper_options(config: &SessionConfig) -> String {
 }
 
 fn mount_with_helper(mountpoint: &Path, config: &SessionConfig) -> Result<OwnedFd, SetupError> {
+    if !config.security.is_empty() {
+        return Err(fuse_error(format!(
+            "{HELPER} passes no SELinux labels on: leave out {}, or mount as root or in a user namespace (unshare -Urm)",
+            config.security.join(",")
+        )));
+    }
     let socket_error = |error| fuse_error(format!("cannot talk to {HELPER}: {}", describe(error)));
     // The helper inherits its end, so that one is not close-on-exec.
     let (ours, theirs) = rustix::net::socketpair(

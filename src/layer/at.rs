@@ -1,7 +1,7 @@
 //! One object in a layer and what may be done to it.
 //!
-//! [`At`] only reads. [`UpperAt`] is made by [`super::upper::Upper`] alone and is the only type with calls that
-//! change something, so no code path can write to a lower layer.
+//! [`At`] only reads. [`UpperAt`] is made by [`super::upper::Upper`], or for an upper at rest, and is the only type with
+//! calls that change something, so no code path can write to a lower layer.
 
 use std::ffi::{CStr, OsStr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -148,7 +148,7 @@ impl At<'_> {
 pub struct UpperAt<'a>(At<'a>);
 
 impl<'a> UpperAt<'a> {
-    /// For `layer::upper` only: what is named here must lie in the upper or the workdir.
+    /// For `layer::upper` and `layer::at_rest` only: what is named here must lie in an upper or its workdir.
     pub(super) fn new(at: At<'a>) -> Self {
         Self(at)
     }

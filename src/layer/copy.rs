@@ -3,7 +3,7 @@
 use std::ffi::{CStr, CString};
 use std::os::fd::AsFd;
 
-use rustix::fs::{SeekFrom, Timespec, Timestamps, XattrFlags};
+use rustix::fs::{SeekFrom, Timespec, Timestamps};
 use rustix::io::{Errno, Result};
 
 use super::archive::Archived;
@@ -178,23 +178,22 @@ impl<F: AsFd, T: AsFd> Copier<'_, F, T> {
     }
 }
 
-/// Copies the xattrs with these `names` and the values that `value` tells, except our own marks and `skip`. Failing
+/// Copies the xattrs with these `names` and the values that `value` tells, except our own marks, by `set`. Failing
 /// to copy `security.*` or an ACL is an error, as in the kernel (`ovl_must_copy_xattr`); others are dropped where the
 /// upper cannot hold them.
 pub fn copy_xattrs(
     names: &[u8],
     value: impl Fn(&CStr) -> Result<Option<Vec<u8>>>,
-    to: UpperAt<'_>,
-    skip: Option<&CStr>,
+    set: impl Fn(&CStr, &[u8]) -> Result<()>,
 ) -> Result<()> {
     for name in split_names(names) {
-        if mark::is_private(name) || skip.is_some_and(|skip| skip.to_bytes() == name) {
+        if mark::is_private(name) {
             continue;
         }
         let c_name = CString::new(name).map_err(|_| Errno::INVAL)?;
         let must = name.starts_with(b"security.") || name.starts_with(b"system.posix_acl_");
         let copied = match value(&c_name) {
-            Ok(Some(value)) => to.set_xattr(&c_name, &value, XattrFlags::empty()),
+            Ok(Some(value)) => set(&c_name, &value),
             Ok(None) => Ok(()),
             Err(error) => Err(error),
         };

@@ -31,6 +31,15 @@ const INO64: u8 = 0x81;
 /// Magic number of tmpfs, whose handles lead with the generation.
 const TMPFS_MAGIC: u64 = 0x0102_1994;
 
+/// Whether an origin is in the kernel's format: empty, or a handle that tells its own length.
+pub fn is_well_formed(origin: &[u8]) -> bool {
+    let header = [0, MAGIC];
+    origin.is_empty()
+        || (origin.len() >= HEADER
+            && origin.starts_with(&header)
+            && usize::from(origin[2]) == origin.len())
+}
+
 /// What is needed to write and read handles of one filesystem.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct HandleSpace {

@@ -23,7 +23,7 @@ use super::file_flags::FileFlags;
 use super::handle::HandleSpace;
 use super::mark::{self, Marks, Prefix};
 use super::name::{Name, OwnedName};
-use super::override_stat::Override;
+use super::override_stat;
 
 /// One lower layer.
 #[derive(Debug)]
@@ -175,8 +175,7 @@ pub(super) fn list(fd: &impl AsFd, mut each: impl FnMut(Listed<'_>) -> Result<()
 pub(super) fn stat(at: At<'_>, override_name: Option<&CStr>) -> Result<Attr> {
     let mut attr = at.stat()?;
     if let Some(name) = override_name
-        && let Some(value) = at.xattr(name)?
-        && let Some(over) = Override::parse(&value)
+        && let Some(over) = override_stat::of(at, name)?
     {
         over.apply(&mut attr);
     }
@@ -386,19 +385,21 @@ impl LowerDir {
         self.with_self(|at| Marks::read(at, prefix))
     }
 
-    /// An xattr of the directory itself, by its name on disk.
+    /// An xattr of the directory itself, by its name in the layer.
     pub fn xattr_self(&self, attr: &CStr) -> Result<Option<Vec<u8>>> {
+        let over = self.lower.override_name();
         match self.indexed() {
             Some((archive, number)) => archive.xattr(number?, attr),
-            None => self.with_self(|at| at.xattr(attr)),
+            None => self.with_self(|at| override_stat::xattr(at, over, attr)),
         }
     }
 
-    /// Names on disk of all xattrs of the directory itself, each ended by NUL.
+    /// Names in the layer of all xattrs of the directory itself, each ended by NUL.
     pub fn xattr_names_self(&self) -> Result<Vec<u8>> {
+        let over = self.lower.override_name();
         match self.indexed() {
             Some((archive, number)) => archive.xattr_names(number?),
-            None => self.with_self(|at| at.xattr_names()),
+            None => self.with_self(|at| override_stat::xattr_names(at, over)),
         }
     }
 
@@ -478,19 +479,21 @@ impl LowerFile {
         self.dir.marks(self.name.get())
     }
 
-    /// An xattr, by its name on disk.
+    /// An xattr, by its name in the layer.
     pub fn xattr(&self, attr: &CStr) -> Result<Option<Vec<u8>>> {
+        let over = self.dir.lower.override_name();
         match self.indexed() {
             Some(found) => found.and_then(|(archive, number)| archive.xattr(number, attr)),
-            None => self.read(|at| at.xattr(attr)),
+            None => self.read(|at| override_stat::xattr(at, over, attr)),
         }
     }
 
-    /// Names on disk of all xattrs, each ended by NUL.
+    /// Names in the layer of all xattrs, each ended by NUL.
     pub fn xattr_names(&self) -> Result<Vec<u8>> {
+        let over = self.dir.lower.override_name();
         match self.indexed() {
             Some(found) => found.and_then(|(archive, number)| archive.xattr_names(number)),
-            None => self.read(|at| at.xattr_names()),
+            None => self.read(|at| override_stat::xattr_names(at, over)),
         }
     }
 
@@ -561,10 +564,5 @@ impl LowerFile {
             Err(Errno::OPNOTSUPP | Errno::OVERFLOW) => Ok(None),
             Err(error) => Err(error),
         }
-    }
-
-    /// The layer's override of owner and mode is for the union, not for its users.
-    pub fn override_name(&self) -> Option<&'static CStr> {
-        self.dir.lower.override_name()
     }
 }

@@ -23,6 +23,7 @@ use rustix::io::{Errno, Result};
 use super::at::{At, split_names};
 use super::attr::{Attr, Kind};
 use super::name::{Name, OwnedName};
+use super::override_stat::KEPT_DEFAULT_ACL;
 
 /// Begins the name of a whiteout file.
 pub const AUFS_PREFIX: &[u8] = b".wh.";
@@ -214,7 +215,7 @@ impl Marks {
             return Ok(marks);
         }
         for full in split_names(&names) {
-            marks.default_acl |= full == DEFAULT_ACL;
+            marks.default_acl |= full == DEFAULT_ACL || full == KEPT_DEFAULT_ACL;
             let Some((key, rank)) = private_key(full) else {
                 continue;
             };
@@ -270,6 +271,105 @@ impl Marks {
         }
         Ok(())
     }
+}
+
+/// Whose a private xattr is.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Space {
+    /// `trusted.overlay.` or `user.overlay.`.
+    Overlay(Prefix),
+    /// `user.fuseoverlayfs.`.
+    FuseOverlayfs,
+}
+
+/// A private xattr as it is on disk, believed or not.
+#[derive(Clone, Debug)]
+pub struct Raw {
+    /// Its whole name.
+    pub name: CString,
+    /// Whose it is.
+    pub space: Space,
+    /// The name without the namespace.
+    pub key: Vec<u8>,
+    /// The value; `None` if this process may not read it.
+    pub value: Option<Vec<u8>>,
+}
+
+impl Raw {
+    /// The private xattrs of `at` among those with these `names`.
+    pub fn all(at: At<'_>, names: &[u8]) -> Result<Vec<Self>> {
+        let mut all = Vec::new();
+        for full in split_names(names) {
+            let Some((key, rank)) = private_key(full) else {
+                continue;
+            };
+            let name = CString::new(full).map_err(|_| Errno::INVAL)?;
+            let value = match at.xattr(&name) {
+                Err(Errno::ACCESS | Errno::PERM) => None,
+                other => other?,
+            };
+            let space = match rank {
+                0 => Space::Overlay(Prefix::Trusted),
+                1 => Space::Overlay(Prefix::User),
+                _ => Space::FuseOverlayfs,
+            };
+            all.push(Self {
+                name,
+                space,
+                key: key.to_vec(),
+                value,
+            });
+        }
+        Ok(all)
+    }
+
+    /// Which mark it is, of those in the namespaces of overlayfs.
+    pub fn mark(&self) -> Option<Mark> {
+        let known = MARKS.iter().find(|(key, _)| *key == self.key)?;
+        (self.space != Space::FuseOverlayfs).then_some(known.1)
+    }
+
+    /// Whether it makes its directory opaque.
+    pub fn is_opaque(&self) -> bool {
+        self.key == b"opaque" && self.starts_with(b'y')
+    }
+
+    /// Whether it says that its directory may hold xattr whiteouts.
+    pub fn has_xattr_whiteouts(&self) -> bool {
+        self.key == b"opaque" && self.starts_with(b'x')
+    }
+
+    /// Whether it makes an empty file in such a directory a whiteout.
+    pub fn is_whiteout(&self) -> bool {
+        self.key == b"whiteout"
+    }
+
+    fn starts_with(&self, byte: u8) -> bool {
+        let value = self.value.as_deref();
+        value.is_some_and(|value| value.first() == Some(&byte))
+    }
+}
+
+/// Keys of marks.
+const MARKS: [(&[u8], Mark); 7] = [
+    (b"opaque", Mark::Opaque),
+    (b"redirect", Mark::Redirect),
+    (b"metacopy", Mark::Metacopy),
+    (b"origin", Mark::Origin),
+    (b"impure", Mark::Impure),
+    (b"nlink", Mark::Nlink),
+    (b"lower_nlink", Mark::LowerNlink),
+];
+
+/// Whether the value of a metacopy mark is in the kernel's format: empty, or version 0, its own length, flags and
+/// algorithm, and a digest of at most 64 bytes.
+pub fn is_metacopy(value: &[u8]) -> bool {
+    const HEADER: usize = 4;
+    const DIGEST: usize = 64;
+    value.is_empty()
+        || ((HEADER..=HEADER + DIGEST).contains(&value.len())
+            && value[0] == 0
+            && usize::from(value[1]) == value.len())
 }
 
 /// Splits a private xattr into its key and the rank of its namespace (0 wins); escaped names are not private.

@@ -74,7 +74,7 @@ pub(super) fn open(config: &StackConfig) -> Result<Stack> {
 }
 
 /// Raises the soft limit of open files to the hard one; returns it, capped at what is of use.
-fn raise_descriptor_limit() -> usize {
+pub(super) fn raise_descriptor_limit() -> usize {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit {
@@ -90,7 +90,11 @@ fn raise_descriptor_limit() -> usize {
 }
 
 /// Opens a directory given by the user, with a sentence for each way that fails.
-fn open_given(what: &str, path: &Path, cause: Cause) -> Result<(PathBuf, OwnedFd, Attr)> {
+pub(super) fn open_given(
+    what: &str,
+    path: &Path,
+    cause: Cause,
+) -> Result<(PathBuf, OwnedFd, Attr)> {
     let fail = |reason: &str| SetupError::new(cause, format!("{what} {} {reason}", path.display()));
     let explain = |error: Errno| match error {
         Errno::NOENT => fail("does not exist: create it or correct the path"),
@@ -186,7 +190,7 @@ fn find_override(root: BorrowedFd<'_>, wanted: OverrideStat) -> Option<&'static 
 }
 
 /// The namespace of marks that are believed: `trusted.` for root of the initial namespace, as in the kernel.
-fn own_prefix(wanted: XattrNamespace) -> Prefix {
+pub(super) fn own_prefix(wanted: XattrNamespace) -> Prefix {
     let root = rustix::process::geteuid().is_root() && ids::is_initial_namespace();
     if wanted == XattrNamespace::Auto && root {
         Prefix::Trusted
@@ -297,7 +301,7 @@ pub(super) fn look_at(path: &Path) -> std::result::Result<Attr, Errno> {
 }
 
 /// Takes the lock that says a mount is alive.
-fn lock(what: &str, path: &Path, fd: &OwnedFd) -> Result<()> {
+pub(super) fn lock(what: &str, path: &Path, fd: &OwnedFd) -> Result<()> {
     let mut answer = rustix::fs::flock(fd, FlockOperation::NonBlockingLockExclusive);
     let end = Instant::now() + LOCK_PATIENCE;
     while answer == Err(Errno::WOULDBLOCK) && Instant::now() < end {
@@ -323,7 +327,7 @@ fn lock(what: &str, path: &Path, fd: &OwnedFd) -> Result<()> {
 }
 
 /// Refuses an upper that the kernel's overlayfs has mounted, as far as this namespace can see.
-fn check_kernel_mounts(upper: &Path) -> Result<()> {
+pub(super) fn check_kernel_mounts(upper: &Path) -> Result<()> {
     let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
     let same = |given: &str| {
         let path = given
@@ -442,12 +446,13 @@ fn prepare_upper(
     let workdir = Workdir::new(temp, Arc::clone(fds));
     let whiteouts = probe_whiteouts(&workdir).map_err(fail)?;
     let prefix = probe_xattrs(&workdir, config.xattrs).map_err(fail)?;
-    let override_name = choose_override(config.override_stat, &root, lowers).map_err(|error| {
-        system(
-            &format!("cannot keep owners in xattrs on {}", path.display()),
-            error,
-        )
-    })?;
+    let override_name = choose_override(config.override_stat, &root, lowers)
+        .map_err(|error| no_override(&path, config.override_stat, error))?;
+    if prefix.is_none() {
+        tracing::warn!(
+            "the upper takes no xattrs: no directory renames, no hard links across copy-up"
+        );
+    }
     if config.durability == Durability::Volatile {
         for part in [VOLATILE[0].to_owned(), VOLATILE.join("/")] {
             rustix::fs::mkdirat(&workdir.temp, part, Mode::from_raw_mode(0o700)).map_err(fail)?;
@@ -525,11 +530,33 @@ fn probe_xattrs(
     if takes(probe.at(), Prefix::User) {
         return Ok(Some(Prefix::User));
     }
-    tracing::warn!("the upper takes no xattrs: no directory renames, no hard links across copy-up");
     Ok(None)
 }
 
-/// The override xattr of the upper; a new upper gets that of the first lower that has one, or 0:0:0555.
+/// Why the upper cannot keep owners in xattrs.
+fn no_override(path: &Path, wanted: OverrideStat, error: Errno) -> SetupError {
+    let path = path.display();
+    let sentence = match (error, wanted) {
+        (Errno::PERM, OverrideStat::Security) => {
+            format!(
+                "xattr_permissions=1 writes security xattrs to the upper {path}, which only root may: use 2"
+            )
+        }
+        (Errno::OPNOTSUPP, OverrideStat::Security) => format!(
+            "the filesystem of the upper {path} takes no security xattrs, which xattr_permissions=1 needs: use \
+             another one, or leave the option out"
+        ),
+        (Errno::OPNOTSUPP | Errno::PERM, _) => format!(
+            "the filesystem of the upper {path} takes no user xattrs, which xattr_permissions=2 needs: use another \
+             one, or leave the option out"
+        ),
+        (error, _) => return system(&format!("cannot keep owners in xattrs on {path}"), error),
+    };
+    SetupError::new(Cause::Upper, sentence)
+}
+
+/// The override xattr of the upper; a new upper gets that of the first lower that has one, or says what
+/// it is.
 fn choose_override(
     wanted: OverrideStat,
     root: &OwnedFd,
@@ -550,7 +577,12 @@ fn choose_override(
                 .ok()
                 .flatten()
         });
-        let value = inherited.unwrap_or_else(|| b"0:0:0555:dir".to_vec());
+        let value = match inherited {
+            Some(value) => value,
+            None => override_stat::Override::of(&at.stat()?)
+                .encode()
+                .into_bytes(),
+        };
         UpperAt::new(at).set_xattr(name, &value, XattrFlags::empty())?;
     }
     Ok(Some(name))

@@ -1,4 +1,5 @@
-//! The writable layer: every call of the crate that changes a layer is a method here or of what it returns.
+//! The writable layer: every call of the crate that changes a layer is a method here or of what it returns, but for
+//! those that rewrite an upper at rest (`layer/at_rest/convert.rs`).
 
 use std::ffi::CStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -20,6 +21,8 @@ use super::name::{Name, OwnedName};
 use super::override_stat::Override;
 use super::stack::Durability;
 use super::workdir::{self, Staged, Workdir};
+
+mod xattr;
 
 /// How deletions are recorded in this upper.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -415,17 +418,17 @@ impl Upper {
 
     /// Gives `at` the owner, group and mode of `attr`: in the files, or in the override xattr.
     pub fn set_owner_and_mode(&self, at: UpperAt<'_>, attr: &Attr, now: &Attr) -> Result<()> {
-        if let Some(name) = self.override_name {
+        if let Some(name) = self.override_name.filter(|_| attr.kind != Kind::Symlink) {
             let value = Override::of(attr).encode();
             let set = || at.set_xattr(name, value.as_bytes(), XattrFlags::empty());
-            return match self.with_mode(at, 0o600, set) {
-                // Symlinks take no user xattr; their owner is nobody's business.
-                Err(Errno::PERM | Errno::OPNOTSUPP) if attr.kind == Kind::Symlink => Ok(()),
-                other => other,
-            };
+            return self.with_mode(at, 0o600, set);
         }
         if (attr.uid, attr.gid) != (now.uid, now.gid) {
-            at.chown(Some(attr.uid), Some(attr.gid))?;
+            match at.chown(Some(attr.uid), Some(attr.gid)) {
+                // No override is read of a symlink: it has the owner it can have.
+                Err(Errno::PERM | Errno::INVAL) if self.override_name.is_some() => {}
+                other => other?,
+            }
         }
         let cleared_by_chown = attr.mode & 0o6000 != 0;
         if attr.kind != Kind::Symlink && (attr.mode != now.mode || cleared_by_chown) {

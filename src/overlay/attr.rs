@@ -89,6 +89,8 @@ impl Overlay {
     pub fn set_attr(&self, ino: u64, changes: &Changes, caller: &Caller) -> Result<Attr> {
         let node = self.node(ino)?;
         let upper = self.upper()?;
+        // What is refused changes nothing.
+        self.stored_owner(changes)?;
         self.copy_up(&node, changes.size.map_or(Data::Later, Data::UpTo))?;
         let _names = self.names.read();
         let held = self.held(&node)?;
@@ -107,6 +109,7 @@ impl Overlay {
                 return Err(Errno::INVAL);
             }
             self.with_file(&node, true, |fd| crate::layer::io::truncate(fd, size))?;
+            self.clear_kept_capabilities(&node)?;
             self.clear_suid(&node, caller.uid != 0 && changes.mode.is_none())?;
         } else if changes.is_empty() {
             self.clear_suid(&node, true)?;
@@ -126,19 +129,24 @@ impl Overlay {
         changes: &Changes,
         at: crate::layer::at::UpperAt<'_>,
     ) -> Result<()> {
-        let uid = changes.uid.and_then(|uid| self.ids.store_uid(uid));
-        let gid = changes.gid.and_then(|gid| self.ids.store_gid(gid));
+        let (uid, gid) = self.stored_owner(changes)?;
+        let chown = changes.uid.is_some() || changes.gid.is_some();
+        if chown {
+            self.clear_kept_capabilities(node)?;
+        }
         if upper.override_name.is_some() {
             let mut wanted = *now;
             wanted.uid = uid.unwrap_or(now.uid);
             wanted.gid = gid.unwrap_or(now.gid);
-            let chown = changes.uid.is_some() || changes.gid.is_some();
             if chown && node.kind != Kind::Directory {
                 wanted.mode = without_suid(now.mode);
             }
             wanted.mode = changes.mode.unwrap_or(wanted.mode);
             if chown || changes.mode.is_some() {
                 upper.set_owner_and_mode(at, &wanted, now)?;
+            }
+            if let Some(mode) = changes.mode {
+                upper.chmod_kept_acl(at, mode)?;
             }
             return Ok(());
         }
@@ -148,6 +156,25 @@ impl Overlay {
         if let Some(mode) = changes.mode {
             at.chmod(mode)?;
         }
+        Ok(())
+    }
+
+    /// The owner and group to store.
+    fn stored_owner(&self, changes: &Changes) -> Result<(Option<u32>, Option<u32>)> {
+        let uid = changes.uid.map(|uid| self.ids.store_uid(uid)).transpose()?;
+        let gid = changes.gid.map(|gid| self.ids.store_gid(gid)).transpose()?;
+        Ok((uid.flatten(), gid.flatten()))
+    }
+
+    /// Takes away file capabilities that the system does not, because they are kept in another xattr. The caller holds
+    /// `names`.
+    pub(super) fn clear_kept_capabilities(&self, node: &Arc<Node>) -> Result<()> {
+        let upper = self.upper()?;
+        if !upper.keeps_capabilities() || node.kind != Kind::File || node.state().no_caps {
+            return Ok(());
+        }
+        upper.clear_capabilities(self.held(node)?.change(upper))?;
+        node.state().no_caps = true;
         Ok(())
     }
 

@@ -17,7 +17,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use rustix::fs::OFlags;
+use rustix::fs::{OFlags, XattrFlags};
 use rustix::io::{Errno, Result};
 
 use super::Overlay;
@@ -28,6 +28,7 @@ use super::place::Place;
 use crate::layer::at::{At, UpperAt};
 use crate::layer::attr::{Attr, Kind};
 use crate::layer::best_effort;
+use crate::layer::capability;
 use crate::layer::copy::{copy_content, copy_times, copy_xattrs};
 use crate::layer::handle::index_name;
 use crate::layer::io;
@@ -236,8 +237,11 @@ impl Overlay {
             }
         }
         if !from.is_sealed() {
-            let skip = Self::override_of(from);
-            copy_xattrs(&from.xattr_names()?, |name| from.xattr(name), to, skip)?;
+            copy_xattrs(
+                &self.xattr_names(from)?,
+                |name| self.xattr(from, name),
+                |name, value| upper.set_xattr(to, name, value, XattrFlags::empty()),
+            )?;
         }
         upper.set_mark_if_possible(to, Mark::Origin, origin.unwrap_or_default())?;
         let now = to.read().stat()?;
@@ -424,7 +428,7 @@ impl Overlay {
         let at = upper.pinned(pinned.as_fd());
         let before = upper.stat(at.read())?;
         let on_disk = at.read().stat()?;
-        let caps = at.read().xattr(c"security.capability")?;
+        let caps = at.read().xattr(capability::NAME)?;
         let fd = upper.with_mode(at, 0o600, || upper.open(at.read(), OFlags::RDWR))?;
         let size = match data {
             Data::UpTo(size) => before.size.min(size),
@@ -441,11 +445,7 @@ impl Overlay {
         )?;
         upper.sync(&fd, true)?;
         if let Some(caps) = caps {
-            at.set_xattr(
-                c"security.capability",
-                &caps,
-                rustix::fs::XattrFlags::empty(),
-            )?;
+            at.set_xattr(capability::NAME, &caps, XattrFlags::empty())?;
         }
         if at.read().stat()?.mode != on_disk.mode {
             // Writing cleared suid or sgid.

@@ -11,7 +11,6 @@ use super::lookup::Resolved;
 use super::node::{Alias, DirState, Node, Real, State};
 use super::rename::keep_data_path;
 use super::{Caller, Found, Overlay};
-use crate::layer::acl;
 use crate::layer::at::At;
 use crate::layer::attr::{Attr, Kind};
 use crate::layer::mark;
@@ -139,11 +138,11 @@ impl Overlay {
         if setgid && kind == Kind::Directory {
             mode |= 0o2000;
         }
-        let uid = self.ids.store_uid(caller.uid);
+        let uid = self.ids.uid_of_new(caller.uid);
         let gid = if setgid {
             Some(parent.gid)
         } else {
-            self.ids.store_gid(caller.gid)
+            self.ids.gid_of_new(caller.gid)
         };
         let over_whiteout = state
             .index
@@ -317,7 +316,7 @@ fn create_staged(
     }
     if default_acl && kind != Kind::Symlink {
         let parent = upper.pinned(dir).read();
-        mode = acl::inherit_from(parent, staged.at(), kind == Kind::Directory, mode)?;
+        mode = upper.inherit_acl(parent, staged.at(), kind == Kind::Directory, mode)?;
     }
     let now = staged.at().read().stat()?;
     upper.set_owner_and_mode(staged.at(), &Attr { mode, ..owned }, &now)?;

@@ -55,11 +55,18 @@ impl Overlay {
         let fd = self.file(&node, true)?;
         let written = io::write_at(fd.as_fd(), data, offset);
         node.stale();
-        if clear_suid {
-            let _names = self.names.read();
-            self.clear_suid(&node, true)?;
-        }
+        self.clear_privileges(&node, clear_suid)?;
         written
+    }
+
+    /// What a write takes away from a file, and the system does not by itself.
+    fn clear_privileges(&self, node: &Arc<Node>, suid: bool) -> Result<()> {
+        if !suid && !self.upper()?.keeps_capabilities() {
+            return Ok(());
+        }
+        let _names = self.names.read();
+        self.clear_kept_capabilities(node)?;
+        self.clear_suid(node, suid)
     }
 
     /// fallocate(2).
@@ -68,6 +75,7 @@ impl Overlay {
         self.copy_up(&node, Data::All)?;
         let done = io::allocate(self.file(&node, true)?.as_fd(), mode, offset, length);
         node.stale();
+        self.clear_privileges(&node, false)?;
         done
     }
 
@@ -85,6 +93,7 @@ impl Overlay {
         let output = self.file(&target, true)?;
         let copied = input.copy_range(from.1, (output.as_fd(), to.1), length);
         target.stale();
+        self.clear_privileges(&target, false)?;
         match copied {
             // Between two filesystems the client copies by reading and writing.
             Err(Errno::XDEV | Errno::NOSYS) => Err(Errno::OPNOTSUPP),
@@ -168,6 +177,10 @@ impl Overlay {
             return Ok(None);
         }
         let file = self.file_locked(&node, write)?;
+        if write {
+            // Nobody tells us of the writes.
+            self.clear_kept_capabilities(&node)?;
+        }
         let writable = node
             .state()
             .open_file()

@@ -56,24 +56,6 @@ impl Place {
         matches!(self, Self::LowerDir(dir) if dir.is_sealed())
     }
 
-    /// An xattr, by its name on disk.
-    pub fn xattr(&self, attr: &CStr) -> Result<Option<Vec<u8>>> {
-        match self {
-            Self::Lower(file) => file.xattr(attr),
-            Self::LowerDir(dir) => dir.xattr_self(attr),
-            Self::Upper(held) => held.read().xattr(attr),
-        }
-    }
-
-    /// Names on disk of all xattrs, each ended by NUL.
-    pub fn xattr_names(&self) -> Result<Vec<u8>> {
-        match self {
-            Self::Lower(file) => file.xattr_names(),
-            Self::LowerDir(dir) => dir.xattr_names_self(),
-            Self::Upper(held) => held.read().xattr_names(),
-        }
-    }
-
     /// Target of a symlink.
     pub fn link_target(&self) -> Result<Vec<u8>> {
         match self {
@@ -216,6 +198,24 @@ impl Overlay {
             Place::Lower(file) => file.stat(),
             Place::LowerDir(dir) => dir.stat_self(),
             Place::Upper(held) => self.upper()?.stat(held.read()),
+        }
+    }
+
+    /// An xattr of what is at `place`, by its name in the layer.
+    pub(super) fn xattr(&self, place: &Place, attr: &CStr) -> Result<Option<Vec<u8>>> {
+        match place {
+            Place::Lower(file) => file.xattr(attr),
+            Place::LowerDir(dir) => dir.xattr_self(attr),
+            Place::Upper(held) => self.upper()?.xattr(held.read(), attr),
+        }
+    }
+
+    /// Names in the layer of all xattrs of what is at `place`, each ended by NUL.
+    pub(super) fn xattr_names(&self, place: &Place) -> Result<Vec<u8>> {
+        match place {
+            Place::Lower(file) => file.xattr_names(),
+            Place::LowerDir(dir) => dir.xattr_names_self(),
+            Place::Upper(held) => self.upper()?.xattr_names(held.read()),
         }
     }
 

@@ -88,8 +88,12 @@ impl Overlay {
             let full = if plus {
                 self.list_plus(&node, &mut state, found, &mut listing, &mut add)
             } else {
-                if listing.ino == 0 {
-                    listing.ino = self.number_for_listing(&node, &mut state, found)?;
+                // A file may stand for a device, which only its node knows.
+                let unsure = self.overrides && listing.kind == Kind::File;
+                if (listing.ino == 0 || unsure)
+                    && let Some(child) = self.child_at(&node, &mut state, found)?
+                {
+                    (listing.ino, listing.kind) = (child.node().ino, child.node().kind);
                 }
                 add(&listing)
             };
@@ -126,17 +130,6 @@ impl Overlay {
             child.keep();
         }
         full
-    }
-
-    /// The number a plain listing shows: that of the node, which is made for it.
-    fn number_for_listing(
-        &self,
-        node: &Arc<Node>,
-        state: &mut DirState,
-        position: usize,
-    ) -> Result<u64> {
-        let child = self.child_at(node, state, position)?;
-        Ok(child.map_or(0, |child| child.node().ino))
     }
 
     /// Makes sure that the index knows every name.

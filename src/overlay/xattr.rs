@@ -1,6 +1,6 @@
 //! Extended attributes: ours are hidden, those of a union mounted on this one are escaped.
 
-use std::ffi::{CStr, CString};
+use std::ffi::CString;
 
 use rustix::fs::XattrFlags;
 use rustix::io::{Errno, Result};
@@ -8,12 +8,14 @@ use rustix::io::{Errno, Result};
 use super::copy_up::Data;
 use super::place::Place;
 use super::{Caller, Overlay};
+use crate::layer::acl;
 use crate::layer::at::split_names;
+use crate::layer::capability;
 use crate::layer::mark::{xattr_on_disk, xattr_visible};
 use crate::layer::override_stat;
 
 /// File capabilities; asked before every first write to a file.
-const CAPABILITY: &[u8] = b"security.capability";
+const CAPABILITY: &[u8] = capability::NAME.to_bytes();
 
 /// Longest value or list the system takes.
 const XATTR_MAX: usize = 65536;
@@ -30,11 +32,12 @@ impl Overlay {
             other => other?,
         };
         let _names = self.names.read();
-        let value = self.place(&node)?.xattr(&on_disk)?;
+        let value = self.xattr(&self.place(&node)?, &on_disk)?;
         if name == CAPABILITY && value.is_none() {
             node.state().no_caps = true;
         }
-        value.ok_or(Errno::NODATA)
+        let shown = value.and_then(|value| self.ids.show_xattr(name, value));
+        shown.ok_or(Errno::NODATA)
     }
 
     /// Names of the xattrs a user of the mount may see, each ended by NUL.
@@ -49,11 +52,11 @@ impl Overlay {
         if place.is_sealed() {
             return Ok(Vec::new());
         }
-        let names = place.xattr_names()?;
+        let names = self.xattr_names(&place)?;
         let mut visible = Vec::with_capacity(names.len());
         for name in split_names(&names) {
             let forbidden = caller.uid != 0 && name.starts_with(b"trusted.");
-            if forbidden || self.is_override(name) {
+            if forbidden || self.is_override(name) || self.is_hidden(&place, name)? {
                 continue;
             }
             if let Some(name) = xattr_visible(name) {
@@ -72,6 +75,7 @@ impl Overlay {
             return Err(Errno::TOOBIG);
         }
         let on_disk = self.name_on_disk(name)?;
+        let value = &*self.ids.store_xattr(name, value)?;
         self.copy_up(&node, Data::Later)?;
         let _names = self.names.read();
         let held = self.held(&node)?;
@@ -80,7 +84,11 @@ impl Overlay {
             node.state().no_caps = false;
         }
         let flags = XattrFlags::from_bits_retain(flags);
-        held.change(upper).set_xattr(&on_disk, value, flags)?;
+        if on_disk.as_c_str() == acl::ACCESS && upper.override_name.is_some() {
+            upper.set_kept_acl(held.change(upper), value, flags)?;
+        } else {
+            upper.set_xattr(held.change(upper), &on_disk, value, flags)?;
+        }
         note_default_acl(&node, name, true);
         node.stale();
         Ok(())
@@ -94,7 +102,7 @@ impl Overlay {
         {
             // What is not there need not be copied up to be removed.
             let _names = self.names.read();
-            let present = self.place(&node)?.xattr(&on_disk)?;
+            let present = self.xattr(&self.place(&node)?, &on_disk)?;
             if present.is_none() {
                 return Err(Errno::NODATA);
             }
@@ -103,7 +111,7 @@ impl Overlay {
         let _names = self.names.read();
         let held = self.held(&node)?;
         node.stale();
-        held.change(upper).remove_xattr(&on_disk)?;
+        upper.remove_xattr(held.change(upper), &on_disk)?;
         note_default_acl(&node, name, false);
         node.stale();
         Ok(())
@@ -119,21 +127,19 @@ impl Overlay {
         CString::new(&*xattr_on_disk(name)?).map_err(|_| Errno::INVAL)
     }
 
-    /// Whether the xattr carries owner and mode for us in any layer of this mount.
+    /// Whether the xattr carries owner, mode or what is kept with them for us in any layer of this mount.
     fn is_override(&self, name: &[u8]) -> bool {
-        self.overrides
-            && override_stat::NAMES
-                .iter()
-                .any(|known| known.to_bytes() == name)
+        self.overrides && override_stat::is_reserved(name)
     }
 
-    /// The override xattr that must not be copied from `place`.
-    pub(super) fn override_of(place: &Place) -> Option<&'static CStr> {
-        match place {
-            Place::Lower(file) => file.override_name(),
-            Place::LowerDir(dir) => dir.lower().override_name(),
-            Place::Upper(_) => None,
+    /// Whether the mount shows no value of the xattr, because of the ids in it.
+    fn is_hidden(&self, place: &Place, name: &[u8]) -> Result<bool> {
+        if !self.ids.may_hide(name) {
+            return Ok(false);
         }
+        let c_name = CString::new(name).map_err(|_| Errno::INVAL)?;
+        let value = self.xattr(place, &c_name)?;
+        Ok(value.is_none_or(|value| self.ids.show_xattr(name, value).is_none()))
     }
 }
 

@@ -15,7 +15,7 @@ use rustix::fs::{
 use rustix::io::Errno;
 
 use super::acl;
-use super::run::{Privilege, privilege};
+use super::run::{Privilege, privilege, runs_with};
 use super::tree::{Content, Entry, Kind, lines};
 
 /// What is being read: the merged view, or a directory that carries overlay marks.
@@ -268,7 +268,10 @@ fn read_entry(full: &Path, path: PathBuf, view: View) -> Entry {
     };
     let kind = meta.file_type();
     let is_whiteout = read_xattrs(full, view, &mut entry);
-    entry.kind = if is_whiteout {
+    let stands_for = has_overrides(view) && apply_override(&mut entry);
+    entry.kind = if stands_for {
+        entry.kind
+    } else if is_whiteout {
         Kind::Whiteout("xattr".to_owned())
     } else if kind.is_dir() {
         Kind::Dir
@@ -347,6 +350,62 @@ fn read_xattrs(full: &Path, view: View, entry: &mut Entry) -> bool {
         }
     }
     is_whiteout
+}
+
+const OVERRIDE: &str = "user.containers.override_";
+
+/// Whether files of the upper say in an xattr what they stand for (`xattr_permissions=2` on all mounts).
+fn has_overrides(view: View) -> bool {
+    view == View::Layer && runs_with("xattr_permissions=2")
+}
+
+/// Makes an entry of the upper what its override says; true for a type that a file stands for.
+fn apply_override(entry: &mut Entry) -> bool {
+    let kept: Vec<_> = entry
+        .xattrs
+        .keys()
+        .filter_map(|name| name.strip_prefix(OVERRIDE))
+        .map(str::to_owned)
+        .collect();
+    let mut stands = false;
+    for name in kept {
+        let value = entry.xattrs.remove(&format!("{OVERRIDE}{name}")).unwrap();
+        match &*name {
+            "stat" => stands = entry_is(entry, std::str::from_utf8(&value).unwrap()),
+            "system.posix_acl_access" => {
+                entry
+                    .xattrs
+                    .insert("acl".to_owned(), acl::decode(&value).into_bytes());
+            }
+            "system.posix_acl_default" => {
+                entry
+                    .xattrs
+                    .insert("default".to_owned(), acl::decode(&value).into_bytes());
+            }
+            _ => drop(entry.xattrs.insert(name, value)),
+        }
+    }
+    stands
+}
+
+fn entry_is(entry: &mut Entry, text: &str) -> bool {
+    let fields: Vec<_> = text.split(':').collect();
+    let [uid, gid, mode, kind] = fields[..] else {
+        panic!("{text}: not four fields");
+    };
+    entry.owner = Some((uid.parse().unwrap(), gid.parse().unwrap()));
+    entry.mode = Some(u32::from_str_radix(mode, 8).unwrap());
+    let parts: Vec<_> = kind.split('-').collect();
+    let number = |at: usize| parts[at].parse().unwrap();
+    entry.kind = match parts[0] {
+        "pipe" => Kind::Fifo,
+        "socket" => Kind::Socket,
+        "char" => Kind::Char(number(1), number(2)),
+        "block" => Kind::Block(number(1), number(2)),
+        "file" | "dir" => return false,
+        _ => panic!("{text}: no such type"),
+    };
+    true
 }
 
 /// The names of the extended attributes, without following a symbolic link.

@@ -12,7 +12,7 @@ use crate::model::mounts::end_of;
 
 /// The system calls that change a filesystem; `?` lets strace skip those it does not know. Opening is one of
 /// them where it creates, and stands in for calls too new for strace: what those did is there at the next call.
-const MUTATING: &str = "?openat,?openat2,?mkdir,?mkdirat,?mknod,?mknodat,?link,?linkat,?symlink,?symlinkat,?unlink,?unlinkat,\
+pub const MUTATING: &str = "?openat,?openat2,?mkdir,?mkdirat,?mknod,?mknodat,?link,?linkat,?symlink,?symlinkat,?unlink,?unlinkat,\
     ?rmdir,?rename,?renameat,?renameat2,?chmod,?fchmod,?fchmodat,?fchmodat2,?chown,?lchown,?fchown,?fchownat,\
     ?truncate,?ftruncate,?fallocate,?setxattr,?lsetxattr,?fsetxattr,?setxattrat,?removexattr,?lremovexattr,\
     ?fremovexattr,?removexattrat,?utimensat,?futimesat,?fsync,?fdatasync,?syncfs,?pwrite64,?pwritev,?pwritev2,\
