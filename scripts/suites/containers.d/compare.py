@@ -20,5 +20,6 @@ def lines(path):
 
 
 found = list(difflib.unified_diff(lines(theirs), lines(ours), other, first, lineterm="", n=0))
-print("\n".join(found[:60]))
+if found:
+    print("\n".join([f"{name}:", *found[:60]]))
 sys.exit(bool(found))

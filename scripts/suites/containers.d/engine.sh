@@ -95,19 +95,23 @@ keep_diff() { podman diff "$1" | sort | keep "$2"; }
 daemons() { pgrep -f "^[^ ]*(plyfs|fuse-overlayfs) .*-o .*$data/s/" || true; }
 
 stop_engine() {
-    local pid
     quietly podman rm -af -t 0
-    # The process that keeps an ordinary user's namespaces.
-    if [[ -s $run/libpod/tmp/pause.pid ]]; then pid=$(cat "$run/libpod/tmp/pause.pid"); kill "$pid" || true; fi
+    leave
+}
+# leave: ends the process that keeps an ordinary user's namespaces, and with them the mounts.
+leave() {
+    local pause=${run:-/nonexistent}/libpod/tmp/pause.pid
+    if [[ -s $pause ]]; then kill "$(cat "$pause")" && rm "$pause"; fi
 }
 
 # compare_results WHO DRIVER...: what the first left against each of the others, but for what is known to differ.
 compare_results() {
-    local who=$1 first=$2 other file
+    local who=$1 first=$2 other file differs=0
     for other in "${@:3}"; do
         for file in "$work/results/$who-$first"/*; do
             python3 "$here/compare.py" "$here/known" "$first" "$other" "$file" "$work/results/$who-$other/${file##*/}" ||
-                die "$who: ${file##*/} differs between $first and $other"
+                differs=$((differs + 1))
         done
     done
+    [[ $differs == 0 ]] || die "$who: $differs results differ from those of $first"
 }
