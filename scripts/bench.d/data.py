@@ -15,7 +15,7 @@ PACKAGES = ["typescript@5.9.3", "react@19.3.1", "react-dom@19.3.1", "webpack@5.1
             "next@16.4.6", "@babel/core@7.29.13", "jest@30.5.2"]
 PEER_CRATE = "fuse-overlayfs@2.0.0"
 # With what they need that a minimal system lacks, about 30.
-DEBS = ("git", "python3", "curl", "rsync", "cron")
+DEBS = ("git", "python3")
 CARGO_CRATE, CARGO_VERSION = "ripgrep", "15.2.0"
 LAYERS, SHARED_DIRS, FILES_PER_DIR = 500, 10, 3
 WIDE_COPIES = 6
@@ -89,7 +89,7 @@ class Data:
 
     def _debs(self, draft):
         draft.mkdir()
-        install = f"chroot \"$1\" apt-get -qq -y --download-only --no-install-recommends install {' '.join(DEBS)}"
+        install = f"rm -f \"$1\"/var/cache/apt/archives/*.deb; chroot \"$1\" apt-get -qq -y --download-only --no-install-recommends install {' '.join(DEBS)}"
         run("mmdebstrap", "--variant=minbase", "--quiet", "--format=null", f"--customize-hook={install}",
             f"--customize-hook=cp \"$1\"/var/cache/apt/archives/*.deb {draft}/", SUITE, "-")
 

@@ -8,7 +8,7 @@ installed_packages=(cron rsync)
 make_base() {
     local release place
     release=$(. /etc/os-release && echo "$VERSION_CODENAME")
-    place=$cache/containers-1-$release
+    place=$cache/containers-2-$release
     base_tar=$place/base.tar debs=$place/debs
     [[ ! -e $place ]] || return 0
     rm -rf "$place.new"
@@ -16,7 +16,7 @@ make_base() {
     # mmdebstrap knows the mirrors of the running distribution.
     mmdebstrap --quiet --variant=minbase --include="$base_packages" --dpkgopt='path-exclude=/usr/share/doc/*' \
         --dpkgopt='path-exclude=/usr/share/man/*' --dpkgopt='path-exclude=/usr/share/locale/*' \
-        --customize-hook="chroot \"\$1\" apt-get -qq -y --download-only --no-install-recommends install ${installed_packages[*]}" \
+        --customize-hook="rm -f \"\$1\"/var/cache/apt/archives/*.deb; chroot \"\$1\" apt-get -qq -y --download-only --no-install-recommends install ${installed_packages[*]}" \
         --customize-hook="cp \"\$1\"/var/cache/apt/archives/*.deb $place.new/debs/" \
         "$release" "$place.new/base.tar" >>"$log" 2>&1
     chmod -R a+rX "$place.new"
@@ -98,8 +98,10 @@ stop_engine() {
     quietly podman rm -af -t 0
     leave
 }
-# leave: ends the process that keeps an ordinary user's namespaces, and with them the mounts.
+# leave: ends the process that keeps an ordinary user's namespaces, and with them the mounts. On the way out of a run
+# that failed it shows what the programs said.
 leave() {
+    [[ ${status:-0} == 0 ]] || tail -30 "$log" >&2
     local pause=${run:-/nonexistent}/libpod/tmp/pause.pid
     if [[ -s $pause ]]; then kill "$(cat "$pause")" && rm "$pause"; fi
 }

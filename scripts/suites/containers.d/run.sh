@@ -183,7 +183,9 @@ step_apt() {
     quietly podman run --name apt --pull=never -v "$debs:/debs:ro" -e DEBIAN_FRONTEND=noninteractive localhost/base sh -ec \
         'apt-get install -qq -y -o Dpkg::Use-Pty=0 --no-install-recommends /debs/*.deb
         dpkg --audit && test "$(stat -c "%a %G" /usr/bin/crontab)" = "2755 crontab"
-        apt-get purge -qq -y cron && test ! -e /etc/default/cron'
+        apt-get purge -qq -y cron && test ! -e /etc/default/cron
+        # What holds the time of the run.
+        rm -r /var/cache/apt/*.bin /var/cache/ldconfig/aux-cache /var/log/apt /var/log/dpkg.log'
     keep_diff apt diff-apt
     keep_export apt export-apt
     if [[ $long == 1 ]]; then
