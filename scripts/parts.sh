@@ -123,6 +123,7 @@ part_fio() { suite fio; }
 part_apps() { suite apps; }
 part_debian() { suite debian; }
 part_images() { suite images; }
+part_containers() { suite containers; }
 part_fuzz() { suite fuzz; }
 
 # summary LOG: one line about a part that passed.

@@ -14,6 +14,8 @@ SUITE = "bookworm"
 PACKAGES = ["typescript@5.9.3", "react@19.3.1", "react-dom@19.3.1", "webpack@5.112.2", "eslint@10.15.0",
             "next@16.4.6", "@babel/core@7.29.13", "jest@30.5.2"]
 PEER_CRATE = "fuse-overlayfs@2.0.0"
+# With what they need that a minimal system lacks, about 30.
+DEBS = ("git", "python3")
 CARGO_CRATE, CARGO_VERSION = "ripgrep", "15.2.0"
 LAYERS, SHARED_DIRS, FILES_PER_DIR = 500, 10, 3
 WIDE_COPIES = 6
@@ -39,6 +41,8 @@ class Data:
         self.peer = self.base / "tools/fuse-overlayfs-2/bin/fuse-overlayfs"
         self.plyfs = self.base / "tools/plyfs"
         self.rootfs_tar = self.base / "rootfs.tar"
+        self.debs = self.base / "debs"
+        self.big_image = self.base / "big-image.tar"
         self.lower = self.base / "lower"
         self.lists = self.base / "lists"
         self.plain = self.base / "plain"
@@ -51,12 +55,14 @@ class Data:
             (self.base / directory).mkdir(parents=True, exist_ok=True)
         steps = [("clients", self.ops, self._ops), ("fuse-overlayfs 2.0", self.peer.parent.parent, self._peer),
                  ("Debian root file system", self.rootfs_tar, self._rootfs_tar),
+                 ("Debian packages", self.debs, self._debs),
                  ("tree of it", self.lower / "rootfs", self._rootfs),
                  ("npm tree with a git repository", self.lower / "npm", self._npm),
                  ("1 GiB file", self.lower / "big", self._big),
                  (f"{LAYERS} layers", self.lower / "many", self._many),
                  ("wide tree", self.lower / "wide", self._wide),
                  ("cargo project", self.lower / "cargo", self._cargo),
+                 ("image of 1 GB", self.big_image, self._big_image),
                  ("lists of names", self.lists, self._lists)]
         for title, place, make in steps:
             source = HERE / "ops.c"
@@ -80,6 +86,21 @@ class Data:
 
     def _rootfs_tar(self, draft):
         run("mmdebstrap", "--variant=minbase", "--quiet", "--format=tar", SUITE, draft)
+
+    def _debs(self, draft):
+        draft.mkdir()
+        install = f"rm -f \"$1\"/var/cache/apt/archives/*.deb; chroot \"$1\" apt-get -qq -y --download-only --no-install-recommends install {' '.join(DEBS)}"
+        run("mmdebstrap", "--variant=minbase", "--quiet", "--format=null", f"--customize-hook={install}",
+            f"--customize-hook=cp \"$1\"/var/cache/apt/archives/*.deb {draft}/", SUITE, "-")
+
+    def _big_image(self, draft):
+        rest = (1 << 30) - self.rootfs_tar.stat().st_size - tree_bytes(self.lower / "npm")
+        filler = self.base / "filler"
+        with open(filler, "wb") as file, open(self.lower / "big/big.bin", "rb") as source:
+            file.write(source.read(max(rest, 0)))
+        run("cp", self.rootfs_tar, draft)
+        run("tar", "rf", draft, "-C", self.base, "--owner=0", "--group=0", "filler", "-C", self.lower, "npm")
+        filler.unlink()
 
     def _rootfs(self, draft):
         draft.mkdir()
@@ -195,6 +216,11 @@ def paths_below(root):
         prefix = "" if relative == "." else relative + "/"
         found += [prefix + name for name in sorted(subdirs + files)]
     return found
+
+
+def tree_bytes(root):
+    """The bytes of all files below `root`."""
+    return sum(os.lstat(os.path.join(directory, name)).st_size for directory, _, files in os.walk(root) for name in files)
 
 
 def is_plain(path):

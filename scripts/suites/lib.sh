@@ -54,6 +54,8 @@ umount_union() {
 cleanup() {
     local status=$? mnt
     [[ $status == 0 || ! -s $work/plyfs.log ]] || tail -50 "$work/plyfs.log" >&2
+    # What a suite has of its own to end.
+    if declare -F leave >/dev/null; then leave || true; fi
     # A daemon that hangs keeps everybody waiting. The name of the work directory is ours alone.
     if [[ $status != 0 ]]; then pkill -KILL -f "^[^ ]*plyfs .*$work/" || true; fi
     # Whatever is mounted below the work directory, the deepest first.

@@ -437,7 +437,9 @@ fn id_map(option: &Opt) -> Result<Vec<IdRange>, String> {
             option.name()
         )
     };
-    let numbers: Result<Vec<u32>, _> = text.split(':').map(str::parse).collect();
+    // Podman joins every range to an empty string, so that its first has a ':' before it.
+    let ranges = text.strip_prefix(':').unwrap_or(&text);
+    let numbers: Result<Vec<u32>, _> = ranges.split(':').map(str::parse).collect();
     let numbers = numbers.map_err(|_| malformed())?;
     let (triples, []) = numbers.as_chunks::<3>() else {
         return Err(malformed());

@@ -109,7 +109,6 @@ impl Poller {
             spins: forced || hold_latency().is_none(),
             qos: AtomicBool::new(false),
         });
-        poller.calibrate();
         let own = Arc::clone(&poller);
         let spawned = thread::Builder::new()
             .name("plyfs-governor".into())
@@ -130,7 +129,10 @@ impl Poller {
     pub(super) fn note(&self) {
         // With the stores and loads of `park` in one order, either this sees that the governor sleeps, or that sees
         // the request.
-        self.requests.fetch_add(1, Ordering::SeqCst);
+        let first = self.requests.fetch_add(1, Ordering::SeqCst) == 0;
+        if first {
+            self.reader.store(own_thread_id(), Ordering::Relaxed);
+        }
         if self.parked.load(Ordering::SeqCst) && self.parked.swap(false, Ordering::AcqRel) {
             self.reader.store(own_thread_id(), Ordering::Relaxed);
             if let Some(governor) = &*self.governor.lock() {
@@ -202,6 +204,8 @@ impl Poller {
     }
 
     fn govern(&self) {
+        // Takes milliseconds, which whoever mounts need not wait for.
+        self.calibrate();
         let mut watch = Watch::default();
         let mut qos = None;
         let (mut seen, mut last_request) = (0, Instant::now());
@@ -375,4 +379,29 @@ fn on_cpu<T: Send + 'static>(
         rustix::thread::sched_setaffinity(None, &only)?;
         run()
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_request_of_a_mount_tells_whose_cpu_is_watched() {
+        let device = File::open("/dev/null").unwrap().into();
+        let Some(poller) = Poller::start(device, Poll::Micros(1), 1) else {
+            assert!(
+                thread::available_parallelism().map_or(1, usize::from) < 2,
+                "no poller although there are CPUs for it"
+            );
+            return;
+        };
+        poller.note();
+        assert_eq!(poller.reader.load(Ordering::Relaxed), own_thread_id());
+        let now = Instant::now();
+        let mut watch = Watch::default();
+        // The first look has nothing to compare with, the second has.
+        assert_eq!(watch.waited(own_thread_id(), now), None);
+        assert!(watch.waited(own_thread_id(), now + LOOK_EVERY).is_some());
+        poller.stop();
+    }
 }

@@ -80,11 +80,13 @@ impl Session {
             read_only: config.read_only || overlay.is_read_only(),
             ..config.clone()
         };
-        let acl = match overlay.options().acl {
-            Acl::On => true,
-            Acl::Off => false,
-            Acl::Auto => config.allow_other,
-        };
+        // Without xattrs the kernel's question for an ACL would be an error, and so every access of a file by others.
+        let acl = overlay.options().xattrs
+            && match overlay.options().acl {
+                Acl::On => true,
+                Acl::Off => false,
+                Acl::Auto => config.allow_other,
+            };
         let mounted = mount::mount(&mountpoint, &config)?;
         let unmounter = Unmounter {
             mountpoint: Arc::new(mountpoint),

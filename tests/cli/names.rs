@@ -1,7 +1,9 @@
 //! The names and calling conventions of others.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use super::{Place, assert_contains, fails, succeeds};
 use crate::support::requires;
@@ -13,6 +15,22 @@ fn source_and_type(place: &Place) -> (String, String) {
     let fields = place.mountinfo().expect("a mount");
     let dash = fields.iter().position(|field| field == "-").unwrap();
     (fields[dash + 2].clone(), fields[dash + 1].clone())
+}
+
+/// Unmounts as engines do. What another test is just starting holds our descriptors until its exec.
+#[track_caller]
+fn fusermount(place: &Place) {
+    let merged = place.path("merged");
+    let args = [OsStr::new("-u"), merged.as_os_str()];
+    let deadline = Instant::now() + Duration::from_secs(2);
+    while !place
+        .program("fusermount3", args)
+        .status()
+        .unwrap()
+        .success()
+    {
+        assert!(Instant::now() < deadline, "fusermount3 does not unmount");
+    }
 }
 
 #[test]
@@ -32,6 +50,10 @@ fn fuse_overlayfs_tells_its_version_as_probes_expect() {
     assert_contains(
         &succeeds(&mut place.named("fuse-overlayfs", &["-h"])),
         "usage: fuse-overlayfs",
+    );
+    assert_eq!(
+        succeeds(&mut place.named("fuse-overlayfs", &["-V"])),
+        version
     );
 }
 
@@ -66,6 +88,83 @@ fn fuse_overlayfs_mounts_as_podman_calls_it() {
         fs::read_to_string(place.path("merged/file")).unwrap(),
         "from the lower"
     );
+}
+
+/// containerd's snapshotter mounts by mount.fuse3, which runs `fuse-overlayfs overlay TARGET -o OPTIONS` by a shell,
+/// and unmounts by fusermount3. Before the first mount it tries whether two lowers and no upper work.
+#[test]
+fn fuse_overlayfs_mounts_as_containerd_calls_it() {
+    requires!(
+        Path::new("/sbin/mount.fuse3").exists(),
+        "mount.fuse3 is not installed"
+    );
+    let place = Place::new();
+    place.named("fuse-overlayfs", &[]);
+    let [lower, below, upper, work, merged] = ["lower", "below", "upper", "work", "merged"]
+        .map(|name| place.path(name).display().to_string());
+    let mount = |options: &[String]| {
+        let mut args = vec!["overlay".to_owned(), merged.clone()];
+        for option in options {
+            args.extend(["-o".to_owned(), option.clone()]);
+        }
+        args.extend(["-t".to_owned(), "fuse-overlayfs".to_owned()]);
+        let mut helper = place.program("/sbin/mount.fuse3", &args);
+        let path = std::env::var("PATH").unwrap();
+        succeeds(helper.env("PATH", format!("{}:{path}", place.path("").display())));
+        assert_eq!(
+            source_and_type(&place),
+            ("overlay".into(), "fuse.plyfs".into())
+        );
+    };
+    let lowers = format!("lowerdir={lower}:{below}");
+    mount(std::slice::from_ref(&lowers));
+    assert_eq!(
+        fs::read_to_string(place.path("merged/file")).unwrap(),
+        "from the lower"
+    );
+    assert_eq!(
+        fs::write(place.path("merged/file"), "").unwrap_err().kind(),
+        std::io::ErrorKind::ReadOnlyFilesystem
+    );
+    fusermount(&place);
+    mount(&[
+        format!("workdir={work}"),
+        format!("upperdir={upper}"),
+        lowers,
+        "writeback=0".to_owned(),
+    ]);
+    fs::write(place.path("merged/deep"), "changed").unwrap();
+    assert_eq!(
+        fs::read_to_string(place.path("upper/deep")).unwrap(),
+        "changed"
+    );
+    fusermount(&place);
+    assert!(!place.is_mounted());
+}
+
+/// Docker's graph driver: from its home, the options with a label in quotes; a FUSE mount by statfs(2); unmounted by
+/// fusermount3, and the mountpoint removed at once.
+#[test]
+fn fuse_overlayfs_mounts_as_docker_calls_it() {
+    let place = Place::new();
+    let [lower, below, upper, work, merged] = ["lower", "below", "upper", "work", "merged"]
+        .map(|name| place.path(name).display().to_string());
+    for options in [
+        format!("lowerdir={upper}:{lower}:{below}"),
+        format!("lowerdir={lower}:{below},upperdir={upper},workdir={work}"),
+    ] {
+        let mut driver = place.named("fuse-overlayfs", &["-o", &options, &merged]);
+        assert_eq!(succeeds(&mut driver), "");
+        let statfs = succeeds(&mut place.program("stat", ["-f", "-c", "%t", &merged]));
+        assert_eq!(statfs.trim(), "65735546");
+        assert_eq!(
+            fs::read_to_string(place.path("merged/file")).unwrap(),
+            "from the lower"
+        );
+        fusermount(&place);
+        fs::remove_dir(&merged).unwrap();
+        fs::create_dir(&merged).unwrap();
+    }
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! POSIX ACLs.
 
 use crate::support::disk::set_acl;
-use crate::support::{Fixture, as_user, is_root, requires};
+use crate::support::{Fixture, as_user, is_kernel, is_root, requires};
 
 const ACCESS: &str = "u::rw-,u:1000:rw-,g::r--,m::rw-,o::---";
 const DEFAULT: &str = "u::rwx,u:1000:rwx,g::r-x,m::rwx,o::---";
@@ -89,6 +89,22 @@ fn access_is_decided_by_the_acl() {
     assert_eq!(read(1001), None);
     as_user(1000, || fs.append("f", "+"));
     assert_eq!(fs.text("f"), "x+");
+}
+
+/// The kernel asks for an ACL before it looks at the mode; an error would be its answer to everybody but the owner.
+#[test]
+fn without_xattrs_the_mode_decides_for_everybody() {
+    requires!(is_root(), "needs a second user");
+    requires!(!is_kernel(), "an option of plyfs");
+    let fs = Fixture::new()
+        .lower("d/ 0755; d/f 'x' 0644; secret 'y' 0600")
+        .option("noxattr")
+        .mount();
+    as_user(1001, || {
+        assert_eq!(std::fs::read_to_string(fs.path("d/f")).unwrap(), "x");
+        let refused = std::fs::read(fs.path("secret")).unwrap_err();
+        assert_eq!(refused.kind(), std::io::ErrorKind::PermissionDenied);
+    });
 }
 
 #[test]

@@ -275,6 +275,13 @@ fn metacopy_contradicts_redirect_dir_off() {
 }
 
 #[test]
+fn the_id_maps_of_podman_begin_with_a_colon() {
+    let map = parsed("uidmapping=:0:1:1001:1001:0:1").overlay.uid_map;
+    assert_eq!(map, parsed("uidmapping=0:1:1001:1001:0:1").overlay.uid_map);
+    assert_eq!(map.len(), 2);
+}
+
+#[test]
 fn malformed_id_maps_are_refused() {
     for map in [
         "0",
@@ -285,6 +292,8 @@ fn malformed_id_maps_are_refused() {
         "4294967295:0:2",
         "-1:0:1",
         "0:1:1,",
+        "::0:1:1",
+        ":",
     ] {
         let sentence = refused(&format!("uidmapping={map}").replace("1:1,", "1:1:"));
         assert!(
