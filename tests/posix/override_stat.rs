@@ -85,6 +85,11 @@ fn a_user_of_the_mount_cannot_forge_override_stat() {
     assert_eq!(fs.xattr("f", OVERRIDE), None);
 }
 
+/// What fuse-overlayfs before 1.11 writes.
+const OLD: &str = "user.fuseoverlayfs.override_stat";
+const CAPS: &str = "security.capability";
+const KEPT: &str = "user.containers.override_security.capability";
+
 /// The override that lies in the upper.
 fn stored(fs: &Mounted, path: &str) -> Option<String> {
     xattr(&fs.upper(path), OVERRIDE).map(|value| String::from_utf8(value).unwrap())
@@ -254,7 +259,6 @@ u 'u' 0600 user.fuseoverlayfs.override_stat='{uid}:{gid}:0751'"
 #[test]
 fn where_a_root_has_both_names_the_one_of_old_fuse_overlayfs_counts() {
     requires!(!is_kernel(), OURS);
-    const OLD: &str = "user.fuseoverlayfs.override_stat";
     let (uid, gid) = own_ids();
     let mut fs = forced("l 'l'");
     fs.umount();
@@ -308,8 +312,6 @@ fn file_capabilities_are_kept_beside_the_override_and_cleared_by_a_write() {
         is_root(),
         "only root sets file capabilities of the whole system"
     );
-    const CAPS: &str = "security.capability";
-    const KEPT: &str = "user.containers.override_security.capability";
     let value = [&0x0200_0001_u32.to_le_bytes()[..], &[0, 32, 0, 0], &[0; 12]].concat();
     let fs = forced(&format!(
         "f 'x' {OVERRIDE}='OWN:0755:file'; g 'y' {OVERRIDE}='OWN:0755:file'; h 'z' {OVERRIDE}='OWN:0755:file'"
@@ -355,7 +357,7 @@ fn acls_are_kept_beside_the_override_and_go_with_the_mode() {
                 .append(true)
                 .open(fs.path("f"))
                 .is_err()
-        )
+        );
     });
     set_acl(&fs.path("f"), "acl", "u::rw-,g::r--,o::r--");
     fs.assert_merged("f 'x+' 0644; d/ 0755");
