@@ -23,6 +23,7 @@ import report
 from images_data import ImageData
 
 INSIDE = "PLYFS_BENCH_INSIDE"
+PARTS = ("load", "mount", "index", "find", "commit")
 FIND = ("find", ".", "-printf", "%s\\n")
 
 
@@ -277,7 +278,7 @@ def main(install, log):
     parser.add_argument("--images", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--rounds", type=int, default=3, help="runs of each program (default 3)")
     parser.add_argument("--only", metavar="PART,..", type=lambda text: text.split(","),
-                        help="of load, mount, index, find, commit")
+                        help=f"of {', '.join(PARTS)}")
     parser.add_argument("--image", metavar="NAME,..", type=lambda text: text.split(","),
                         help="to load and mount, of debian, npm, rust, many")
     parser.add_argument("--json", metavar="FILE", help="also write every number here")
@@ -289,6 +290,10 @@ def main(install, log):
     if os.geteuid() != 0:
         parser.error("needs root: kernel overlayfs and umoci are part of the comparison")
     data = ImageData(options.data)
+    for given, known in ((options.image, data.images), (options.only, PARTS)):
+        unknown = set(given or ()) - set(known)
+        if unknown:
+            parser.error(f"no {', '.join(sorted(unknown))}; there are {', '.join(known)}")
     if INSIDE not in os.environ:
         data.make(log)
         if options.make_data:
