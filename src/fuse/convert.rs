@@ -2,12 +2,11 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use fuser::{FileAttr, FileType, Generation, INodeNo, Request, TimeOrNow};
+use fuser::{FileAttr, FileType, INodeNo, Request, TimeOrNow};
 
 use crate::layer::attr::{Attr, Kind, Time};
 use crate::overlay::Caller;
 use crate::overlay::attr::SetTime;
-use crate::overlay::readdir::Listing;
 
 /// Every errno leaves through here, unchanged.
 pub(super) fn errno(error: rustix::io::Errno) -> fuser::Errno {
@@ -65,22 +64,6 @@ pub(super) fn negative() -> FileAttr {
         blksize: 0,
         flags: 0,
     }
-}
-
-/// What READDIRPLUS says of an entry: its number, attributes and generation. Without attributes number 0 tells the kernel
-/// to look it up when it needs to.
-pub(super) fn listed(entry: &Listing<'_>) -> (INodeNo, FileAttr, Generation) {
-    let mut attr = negative();
-    attr.kind = file_type(entry.kind);
-    let (mut number, mut generation) = (entry.ino, 0);
-    if let Some(found) = &entry.found {
-        attr = file_attr(&found.attr);
-        generation = found.generation;
-    } else if !matches!(entry.name, b"." | b"..") {
-        number = 0;
-    }
-    attr.ino = INodeNo(entry.ino);
-    (INodeNo(number), attr, Generation(generation))
 }
 
 fn system_time(time: Time) -> SystemTime {

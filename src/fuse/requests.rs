@@ -392,26 +392,37 @@ impl Filesystem for Adapter {
         mut reply: ReplyDirectoryPlus,
     ) {
         let _timer = self.begin(Op::Readdirplus);
-        let (mut last, mut full) = (offset, false);
         let answer = guarded(|| {
             self.overlay.read_dir(ino.0, offset, true, |entry| {
-                let (number, attr, generation) = convert::listed(entry);
-                let name = OsStr::from_bytes(entry.name);
-                full = reply.add(number, entry.cookie, name, &self.ttl, &attr, generation);
-                if !full {
-                    last = entry.cookie;
+                let mut attr = convert::negative();
+                attr.kind = convert::file_type(entry.kind);
+                let (mut number, mut generation) = (entry.ino, 0);
+                if let Some(found) = &entry.found {
+                    attr = convert::file_attr(&found.attr);
+                    generation = found.generation;
+                } else if !matches!(entry.name, b"." | b"..") {
+                    // No attributes: number 0 tells the kernel to look it up when it needs to.
+                    number = 0;
                 }
-                full
+                attr.ino = INodeNo(entry.ino);
+                let name = OsStr::from_bytes(entry.name);
+                reply.add(
+                    INodeNo(number),
+                    entry.cookie,
+                    name,
+                    &self.ttl,
+                    &attr,
+                    Generation(generation),
+                )
             })
         });
         match answer {
             Ok(()) => reply.ok(),
             Err(error) => return reply.error(error),
         }
-        // While the client is busy with the reply. Behind the last entries it asks at once whether there are more.
-        let more = full && last > offset;
-        if more || last == offset && offset > 0 {
-            self.read_ahead(ino, more.then_some(last));
+        if offset == 0 {
+            // The client is busy with the reply.
+            self.read_ahead(ino);
         }
     }
 

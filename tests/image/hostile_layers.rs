@@ -296,7 +296,7 @@ fn configs_with_nothing_in_them_are_read_and_absurd_ones_refused() {
     for _ in 0..100 {
         deep = serde_json::json!([deep]);
     }
-    let mut refused = |change: &dyn Fn(&mut serde_json::Value), expected: &str| {
+    let refused = |change: &dyn Fn(&mut serde_json::Value), expected: &str| {
         let place = Place::new();
         place.write("bad.tar", with_config(change));
         let output = place.command(["load", "bad.tar"]).output().unwrap();
