@@ -195,7 +195,7 @@ pub fn main(mut args: Vec<OsString>) -> ExitCode {
 /// Reads the options of a mount, as they stand behind `-o`, and no more; what is wrong with them.
 pub fn check_options(text: &OsStr) -> Result<(), String> {
     let checked = Draft::default().options(text);
-    checked.map_err(|failure| failure.sentence)
+    checked.map_err(|failure| output::one_line(&failure.sentence))
 }
 
 fn run(args: &[OsString], role: Role) -> Result<u8, Failure> {

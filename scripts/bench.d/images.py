@@ -23,14 +23,15 @@ import report
 from images_data import ImageData
 
 INSIDE = "PLYFS_BENCH_INSIDE"
+PARTS = ("load", "mount", "index", "find", "commit")
 FIND = ("find", ".", "-printf", "%s\\n")
 
 
 class Bench:
     """Where one run works, and how its commands are timed."""
 
-    def __init__(self, data, rounds):
-        self.data, self.rounds = data, rounds
+    def __init__(self, data, rounds, chosen):
+        self.data, self.rounds, self.chosen = data, rounds, chosen
         self.plyfs = str(data.data.plyfs)
         self.run = data.data.run / "images"
         self.mnt = self.run / "mnt"
@@ -113,6 +114,17 @@ def loads(bench, image, packed):
     bench.fresh()
     return {"image": image.title, "packed": packed, "bytes": sum(tar.stat().st_size for tar in image.tars()),
             "seconds": seconds, "peak_mib": bench.peak(load), "decoder": decoder if packed else ""}
+
+
+def all_loads(bench, log):
+    """Rows of `loads`, plain ones first."""
+    rows = []
+    for packed in (False, True):
+        for name in bench.chosen:
+            image = bench.data.images[name]
+            log(f"load: {image.title}{', gzip' if packed else ''}")
+            rows.append(loads(bench, image, packed))
+    return rows
 
 
 def loaded(bench, image):
@@ -208,15 +220,14 @@ def measure(bench, log, only):
     for program in ("podman", "umoci", "igzip"):
         result["machine"][program] = report.line([program, "--version"])
     images = bench.data.images
+    chosen = [images[name] for name in bench.chosen]
     sections = {
-        "load": lambda: result["loads"].extend(
-            loads(bench, image, packed) for packed in (False, True) for image in images.values()
-            if not log(f"load: {image.title}{', gzip' if packed else ''}")),
-        "mount": lambda: result.update(mounts={image.title: mounts(bench, image) for image in images.values()}),
+        "load": lambda: result.update(loads=all_loads(bench, log)),
+        "mount": lambda: result.update(mounts={image.title: mounts(bench, image) for image in chosen}),
         "index": lambda: result.update(index=index(bench, images["rust"])),
         "find": lambda: result.update(find=finds(bench, images["rust"])),
-        "commit": lambda: result.update(commit={images[name].title: commits(bench, images[name])
-                                                for name in ("debian", "rust")}),
+        "commit": lambda: result.update(commit={image.title: commits(bench, image)
+                                                for image in (images["debian"], images["rust"])}),
     }
     try:
         for name, section in sections.items():
@@ -267,9 +278,9 @@ def main(install, log):
     parser.add_argument("--images", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--rounds", type=int, default=3, help="runs of each program (default 3)")
     parser.add_argument("--only", metavar="PART,..", type=lambda text: text.split(","),
-                        help="of load, mount, index, find, commit")
+                        help=f"of {', '.join(PARTS)}")
     parser.add_argument("--image", metavar="NAME,..", type=lambda text: text.split(","),
-                        help="of debian, npm, rust, many")
+                        help="to load and mount, of debian, npm, rust, many")
     parser.add_argument("--json", metavar="FILE", help="also write every number here")
     parser.add_argument("--data", metavar="DIR", default=os.environ.get("PLYFS_BENCH_DIR", "/var/cache/plyfs-bench"),
                         help="where the data is kept")
@@ -279,6 +290,10 @@ def main(install, log):
     if os.geteuid() != 0:
         parser.error("needs root: kernel overlayfs and umoci are part of the comparison")
     data = ImageData(options.data)
+    for given, known in ((options.image, data.images), (options.only, PARTS)):
+        unknown = set(given or ()) - set(known)
+        if unknown:
+            parser.error(f"no {', '.join(sorted(unknown))}; there are {', '.join(known)}")
     if INSIDE not in os.environ:
         data.make(log)
         if options.make_data:
@@ -288,9 +303,7 @@ def main(install, log):
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         command = ["unshare", "-m", "--propagation", "slave", sys.executable, *sys.argv]
         return subprocess.run(command, env=environment).returncode
-    if options.image:
-        data.images = {name: data.images[name] for name in options.image}
-    bench = Bench(data, options.rounds)
+    bench = Bench(data, options.rounds, options.image or list(data.images))
     result = measure(bench, log, options.only)
     if options.json:
         Path(options.json).write_text(json.dumps(result, indent=1) + "\n")

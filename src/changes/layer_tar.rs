@@ -14,6 +14,7 @@ use std::io::{self, Write};
 
 use super::compare::xattrs;
 use super::{Action, Change, Comparison, WalkError};
+use crate::layer::acl;
 use crate::layer::attr::{Kind, Time, decode_dev};
 use crate::layer::lower::LowerFile;
 use crate::layer::mark;
@@ -289,8 +290,17 @@ impl<W: Write> Writer<W> {
 
 /// The pax records for the xattrs of an object, in the order of their names.
 fn records(object: &Object) -> io::Result<Vec<(Vec<u8>, Vec<u8>)>> {
-    let xattrs = xattrs(object)?.into_iter();
+    let xattrs = xattrs(object)?;
+    if xattrs
+        .iter()
+        .any(|(name, value)| acl::names_unknown_ids(name, value))
+    {
+        return Err(io::Error::other(
+            "its ACL names a user or group whom this user namespace does not know",
+        ));
+    }
     Ok(xattrs
+        .into_iter()
         .map(|(name, value)| {
             let value = if name == b"security.capability" {
                 plain_capability(value)

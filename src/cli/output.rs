@@ -50,9 +50,14 @@ pub(super) fn for_terminal(name: &[u8]) -> Cow<'_, [u8]> {
     plain.into()
 }
 
+/// A sentence without what would steer a terminal: it may repeat what somebody gave.
+pub(super) fn one_line(sentence: &str) -> String {
+    sentence.trim_end().replace(char::is_control, " ")
+}
+
 /// Writes one line to stderr in the form every message has.
 pub(super) fn complain(sentence: &str) {
-    let line = format!("plyfs: {}\n", sentence.trim_end().replace('\n', " "));
+    let line = format!("plyfs: {}\n", one_line(sentence));
     // When stderr is gone there is nobody left to tell.
     _ = io::stderr().lock().write_all(line.as_bytes());
 }

@@ -118,10 +118,10 @@ impl Adapter {
     }
 
     /// After the beginning of a listing has been answered: prepares what a tree walk will ask for next.
-    pub(super) fn read_ahead(&self, ino: INodeNo, behind: Option<u64>) {
+    pub(super) fn read_ahead(&self, ino: INodeNo) {
         // There is no reply that could carry an error.
         guarded(|| {
-            self.overlay.read_ahead(ino.0, behind);
+            self.overlay.read_ahead(ino.0);
             Ok(())
         })
         .unwrap_or_default();

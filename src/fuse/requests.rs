@@ -392,26 +392,20 @@ impl Filesystem for Adapter {
         mut reply: ReplyDirectoryPlus,
     ) {
         let _timer = self.begin(Op::Readdirplus);
-        let (mut last, mut full) = (offset, false);
         let answer = guarded(|| {
             self.overlay.read_dir(ino.0, offset, true, |entry| {
                 let (number, attr, generation) = convert::listed(entry);
                 let name = OsStr::from_bytes(entry.name);
-                full = reply.add(number, entry.cookie, name, &self.ttl, &attr, generation);
-                if !full {
-                    last = entry.cookie;
-                }
-                full
+                reply.add(number, entry.cookie, name, &self.ttl, &attr, generation)
             })
         });
         match answer {
             Ok(()) => reply.ok(),
             Err(error) => return reply.error(error),
         }
-        // While the client is busy with the reply. Behind the last entries it asks at once whether there are more.
-        let more = full && last > offset;
-        if more || last == offset && offset > 0 {
-            self.read_ahead(ino, more.then_some(last));
+        if offset == 0 {
+            // The client is busy with the reply.
+            self.read_ahead(ino);
         }
     }
 

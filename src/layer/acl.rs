@@ -83,6 +83,14 @@ fn mode_of(acl: &[u8]) -> Result<(u16, bool)> {
     Ok((mode, extended))
 }
 
+/// Whether the xattr `name` with this value is an ACL that names a user or group whom this process's user namespace does
+/// not know: the kernel shows them as -1.
+pub fn names_unknown_ids(name: &[u8], value: &[u8]) -> bool {
+    let entries = value.get(HEADER..).unwrap_or_default();
+    let unknown = |entry: &[u8]| matches!(tag(entry), USER | GROUP) && entry[4..] == [0xff; 4];
+    name.starts_with(b"system.posix_acl_") && entries.chunks_exact(ENTRY).any(unknown)
+}
+
 fn tag(entry: &[u8]) -> u16 {
     u16::from_le_bytes([entry[0], entry[1]])
 }

@@ -1,5 +1,5 @@
 //! Read-ahead of tree walks: while a walker (find, tar, rsync, du) works on the directory it has just been given, the
-//! one it will list next is listed already; and while it works on a part of a large one, the next part.
+//! one it will list next is listed already.
 //!
 //! Walkers go depth first in listing order, so the next directory is known: the first subdirectory, else the next
 //! sibling, else that of the parent, and so on. Nothing is read ahead until two such guesses in a row came true.
@@ -16,7 +16,7 @@ use crate::layer::attr::Kind;
 /// Guesses that must have come true before anything is read.
 const SURE: u8 = 2;
 /// Entries prepared; about what fits one reply.
-const ENTRIES: usize = 192;
+const ENTRIES: usize = 128;
 /// Directories left behind at once when a walker goes up.
 const LEVELS: usize = 64;
 
@@ -42,20 +42,13 @@ impl Walk {
 }
 
 impl Overlay {
-    /// To be called when a part of the directory `ino` has been answered, with the cookie of its last entry; or without,
-    /// when all of it has.
-    pub fn read_ahead(&self, ino: u64, behind: Option<u64>) {
+    /// To be called when the beginning of the directory `ino` has been listed and answered.
+    pub fn read_ahead(&self, ino: u64) {
         if self.options.timeout.is_some() {
             return;
         }
         let _names = self.names.read();
         let Ok(node) = self.node(ino) else { return };
-        if let Some(cookie) = behind {
-            if let Err(error) = self.prepare_part(&node, cookie) {
-                tracing::debug!(ino, %error, "cannot read ahead");
-            }
-            return;
-        }
         let Some(next) = self.next_of_walk(node) else {
             return;
         };
@@ -115,28 +108,12 @@ impl Overlay {
             return Ok(());
         }
         self.build_index(node, &mut state)?;
-        self.prepare_entries(node, &mut state, 0)
-    }
-
-    /// Reads attributes of the entries behind a cookie.
-    fn prepare_part(&self, node: &Arc<Node>, cookie: u64) -> Result<()> {
-        let dir = node.dir.as_ref().ok_or(Errno::NOTDIR)?;
-        let mut state = dir.state.lock();
-        let position = state.index.seek(cookie);
-        self.prepare_entries(node, &mut state, position)
-    }
-
-    fn prepare_entries(
-        &self,
-        node: &Arc<Node>,
-        state: &mut DirState,
-        mut position: usize,
-    ) -> Result<()> {
+        let mut position = 0;
         for _ in 0..ENTRIES {
             let Some((found, _, _)) = state.index.next(position) else {
                 break;
             };
-            self.child_at(node, state, found)?;
+            self.child_at(node, &mut state, found)?;
             position = found + 1;
         }
         Ok(())

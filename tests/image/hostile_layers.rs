@@ -13,8 +13,8 @@ use rustix::io::Errno;
 use tar::{EntryType, Header};
 
 use super::{
-    Dir, File, Layout, MALFORMED, Place, Symlink, assert_contains, config, docker_archive, gzip,
-    layer, sentence, tar,
+    Dir, File, Layout, MALFORMED, Place, Symlink, USAGE, assert_contains, config, docker_archive,
+    gzip, layer, sentence, tar,
 };
 
 /// A place with the image `app:1` of these layers, mounted on `m`.
@@ -144,6 +144,18 @@ fn names_of_any_bytes_are_kept_apart_and_not_sent_to_a_terminal() {
         !shown.stdout.contains(&0x1b),
         "{:?}",
         shown.stdout.escape_ascii()
+    );
+}
+
+#[test]
+fn errors_repeat_nothing_that_steers_a_terminal() {
+    let place = Place::new();
+    let output = place
+        .command(["mount", "-o", "lowerd\n\u{1b}[2J", "m"])
+        .output();
+    assert_contains(
+        &sentence(&output.unwrap(), USAGE),
+        "unknown option 'lowerd  [2J'",
     );
 }
 
@@ -284,7 +296,7 @@ fn configs_with_nothing_in_them_are_read_and_absurd_ones_refused() {
     for _ in 0..100 {
         deep = serde_json::json!([deep]);
     }
-    let mut refused = |change: &dyn Fn(&mut serde_json::Value), expected: &str| {
+    let refused = |change: &dyn Fn(&mut serde_json::Value), expected: &str| {
         let place = Place::new();
         place.write("bad.tar", with_config(change));
         let output = place.command(["load", "bad.tar"]).output().unwrap();
