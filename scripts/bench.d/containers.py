@@ -31,11 +31,13 @@ class Engine:
     base: Path
     user: pwd.struct_passwd
     mount_program: str
+    # Of its own and short: conmon falls behind by 20 s where its sockets' names do not fit.
+    runtime: Path
 
     def __call__(self, *argv):
         """Runs podman; what it prints on stdout."""
         drop = ["setpriv", f"--reuid={self.user.pw_uid}", f"--regid={self.user.pw_gid}", "--clear-groups"]
-        settings = {"PATH": os.environ["PATH"], "HOME": self.base, "XDG_RUNTIME_DIR": self.base / "run",
+        settings = {"PATH": os.environ["PATH"], "HOME": self.base, "XDG_RUNTIME_DIR": self.runtime,
                     "TMPDIR": self.base / "tmp", "CONTAINERS_CONF": self.base / "containers.conf",
                     "CONTAINERS_STORAGE_CONF": self.base / "storage.conf", "BUILDAH_ISOLATION": "chroot"}
         done = subprocess.run([*drop, "env", "-i", *(f"{key}={value}" for key, value in settings.items()), "podman",
@@ -48,13 +50,13 @@ class Engine:
     def prepare(self, data):
         """A fresh store with both images."""
         remove(self)
-        for name in ("", "run", "tmp", "project"):
-            (self.base / name).mkdir(parents=True, exist_ok=True)
-            os.chown(self.base / name, self.user.pw_uid, self.user.pw_gid)
-        (self.base / "run").chmod(0o700)
+        for directory in (self.base, self.base / "tmp", self.base / "project", self.runtime):
+            directory.mkdir(parents=True, exist_ok=True)
+            os.chown(directory, self.user.pw_uid, self.user.pw_gid)
+        self.runtime.chmod(0o700)
         program = f'[storage.options.overlay]\nmount_program = "{self.mount_program}"\n' if self.mount_program else ""
         (self.base / "storage.conf").write_text(
-            f'[storage]\ndriver = "overlay"\nrunroot = "{self.base}/c"\ngraphroot = "{self.base}/s"\n'
+            f'[storage]\ndriver = "overlay"\nrunroot = "{self.runtime}/c"\ngraphroot = "{self.base}/s"\n'
             f'rootless_storage_path = "{self.base}/s"\n{program}')
         (self.base / "containers.conf").write_text(
             '[containers]\nnetns = "host"\n[engine]\nruntime = "runc"\ncgroup_manager = "cgroupfs"\n'
@@ -65,7 +67,7 @@ class Engine:
 
 def remove(engine):
     """Ends what keeps the user's namespaces and removes the store."""
-    pause = engine.base / "run/libpod/tmp/pause.pid"
+    pause = engine.runtime / "libpod/tmp/pause.pid"
     if pause.exists():
         try:
             os.kill(int(pause.read_text()), 15)
@@ -73,6 +75,7 @@ def remove(engine):
             pass
         pause.unlink()
     shutil.rmtree(engine.base, ignore_errors=True)
+    shutil.rmtree(engine.runtime, ignore_errors=True)
 
 
 def run_many(engine, _data):
@@ -129,7 +132,8 @@ def measure(options, data, summary, log):
     user = user_with_subids(options.user)
     programs = {"plyfs": data.plyfs, "fuse-overlayfs": shutil.which("fuse-overlayfs"), "fuse-overlayfs-2": data.peer}
     names = [name for name in DRIVERS if name in options.fs and name in FILE_SYSTEMS]
-    engines = {name: Engine(name, data.run / name, user, str(programs.get(name) or "")) for name in names}
+    engines = {name: Engine(name, data.run / name, user, str(programs.get(name) or ""), Path(f"/tmp/ply-{number}"))
+               for number, name in enumerate(names)}
     data.run.chmod(0o755)
     rows = []
     try:

@@ -207,6 +207,11 @@ def comparisons(rows):
         gains = [f"{name} {one[name] / two[name]:.2f}" for name in one if name in two]
         out += ["", "Two clients at once, throughput over one client (bar for plyfs: at least 1.4): "
                 + ", ".join(gains) + "."]
+    for row, seconds in by_id.items():
+        peers = [name for name in ("fuse-overlayfs", "fuse-overlayfs-2") if name in seconds]
+        if row.startswith("container-") and "plyfs" in seconds and peers:
+            shares = ", ".join(f"{seconds['plyfs'] / seconds[name]:.2f} of {name}" for name in peers)
+            out += ["", f"{row}: plyfs takes {shares} (bar: at most 0.7)."]
     if {"plyfs", "plyfs-nopoll"} <= by_id.get("cargo", {}).keys():
         gain = by_id["cargo"]["plyfs"] / by_id["cargo"]["plyfs-nopoll"]
         out += ["", f"`cargo build` with polling over without (bar: at most 1): {gain:.2f}."]

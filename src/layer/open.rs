@@ -444,7 +444,16 @@ fn prepare_upper(
     empty(&temp).map_err(fail)?;
     let index = make_dir(&work, INDEX).map_err(fail)?;
     let workdir = Workdir::new(temp, Arc::clone(fds));
-    let whiteouts = probe_whiteouts(&workdir).map_err(fail)?;
+    let whiteouts = probe_whiteouts(&workdir).map_err(fail)?.ok_or_else(|| {
+        let place = path.display();
+        SetupError::new(
+            Cause::Upper,
+            format!(
+                "upper {place} is on a filesystem that takes neither whiteout devices nor names that begin with .wh., \
+                 as unions do: put upper and workdir on another filesystem"
+            ),
+        )
+    })?;
     let prefix = probe_xattrs(&workdir, config.xattrs).map_err(fail)?;
     let override_name = choose_override(config.override_stat, &root, lowers)
         .map_err(|error| no_override(&path, config.override_stat, error))?;
@@ -497,19 +506,25 @@ fn empty(temp: &OwnedFd) -> std::result::Result<(), Errno> {
         .try_for_each(|name| super::workdir::remove_tree(temp.as_fd(), name.get()))
 }
 
-fn probe_whiteouts(workdir: &Workdir) -> std::result::Result<WhiteoutForm, Errno> {
+/// How deletions are recorded here; `None` if they cannot be.
+fn probe_whiteouts(workdir: &Workdir) -> std::result::Result<Option<WhiteoutForm>, Errno> {
     match workdir.stage_node(Kind::CharDevice, 0, 0) {
-        Ok(_probe) => Ok(WhiteoutForm::Device),
+        Ok(_probe) => Ok(Some(WhiteoutForm::Device)),
         Err(Errno::PERM | Errno::OPNOTSUPP | Errno::INVAL | Errno::ACCESS) => {
             let name = super::mark::aufs_whiteout(Name::from_bytes(b"probe")?)?;
             let temp = workdir.temp.as_fd();
-            // A union may refuse names of this form, and then no deletion could be recorded at all.
-            super::workdir::make_node(temp, name.get().bytes(), Kind::File, 0o600, 0)?;
+            match super::workdir::make_node(temp, name.get().bytes(), Kind::File, 0o600, 0) {
+                // A union refuses names of this form.
+                Err(Errno::INVAL | Errno::PERM | Errno::NOENT | Errno::OPNOTSUPP) => {
+                    return Ok(None);
+                }
+                made => made?,
+            }
             workdir.remove(name.get())?;
             tracing::info!(
                 "the upper takes no whiteout devices: deletions are recorded as .wh. files"
             );
-            Ok(WhiteoutForm::Aufs)
+            Ok(Some(WhiteoutForm::Aufs))
         }
         Err(error) => Err(error),
     }

@@ -141,6 +141,26 @@ fn a_workdir_on_another_filesystem_is_refused() {
     assert_eq!(fs::read_dir(work.path()).unwrap().count(), 0);
 }
 
+/// A union passes on neither whiteout devices nor `.wh.` files, so a deletion could not be recorded.
+#[test]
+fn an_upper_on_another_union_is_refused() {
+    let place = Place::new();
+    place.done(&[
+        "mount", "--lower", "lower", "--upper", "upper", "--work", "work", "merged",
+    ]);
+    for dir in ["u", "w"] {
+        fs::create_dir(place.path("merged").join(dir)).unwrap();
+    }
+    let inner = [
+        "--lower", "below", "--upper", "merged/u", "--work", "merged/w", "tmp",
+    ];
+    let sentence = fails(place.plyfs(["mount"]).args(inner), UPPER);
+    assert_contains(&sentence, "merged/u");
+    assert_contains(&sentence, "another filesystem");
+    assert_eq!(fs::read_dir(place.path("tmp")).unwrap().count(), 0);
+    place.umount("merged");
+}
+
 #[test]
 fn an_upper_in_use_by_another_mount_is_refused() {
     let place = Place::new();

@@ -174,7 +174,7 @@ fn user_attributes_need_write_permission_and_trusted_ones_are_invisible() {
         .lower("roots 'r' 0644 user.k='v' trusted.t='t'; mine owner=1000:1000 trusted.t='t'")
         .mount();
     as_user(1000, || {
-        let flags = rustix::fs::XattrFlags::empty();
+        let flags = XattrFlags::empty();
         let set = |path, name| rustix::fs::lsetxattr(fs.path(path), name, b"x", flags);
         assert_eq!(set("roots", "user.k"), Err(Errno::ACCESS));
         assert_eq!(set("mine", "trusted.t"), Err(Errno::PERM));

@@ -42,9 +42,10 @@ start_engine() {
         fuse-overlayfs) printf 'mount_program = "%s"\n' "$(command -v fuse-overlayfs)" ;;
         esac
     } >"$work/in/storage.conf"
+    # Root's podman asks for more open files than a container of our own may have.
     # Crun and slirp4netns ask for more than the file system: a unified cgroup hierarchy, a network device.
-    printf '[containers]\nnetns = "host"\nlog_driver = "k8s-file"\n[engine]\nruntime = "runc"\ncgroup_manager = "cgroupfs"\nevents_logger = "file"\n' \
-        >"$work/in/containers.conf"
+    printf '[containers]\nnetns = "host"\nlog_driver = "k8s-file"\ndefault_ulimits = ["nofile=%s:%s"]\n[engine]\nruntime = "runc"\ncgroup_manager = "cgroupfs"\nevents_logger = "file"\n' \
+        "$(ulimit -Hn)" "$(ulimit -Hn)" >"$work/in/containers.conf"
     echo '{"default": [{"type": "insecureAcceptAnything"}]}' >"$work/in/policy.json"
     chmod -R a+rX "$work/in"
     if [[ $who == user ]]; then chown -R plyfs-test: "$run" "$data"; fi
@@ -104,6 +105,8 @@ leave() {
     [[ ${status:-0} == 0 ]] || tail -30 "$log" >&2
     local pause=${run:-/nonexistent}/libpod/tmp/pause.pid
     if [[ -s $pause ]]; then kill "$(cat "$pause")" && rm "$pause"; fi
+    # Root's podman makes its store a mount.
+    while mountpoint -q "${data:-/nonexistent}/s/overlay"; do umount -R "$data/s/overlay" || umount -lR "$data/s/overlay"; done
 }
 
 # compare_results WHO DRIVER...: what the first left against each of the others, but for what is known to differ.
