@@ -270,6 +270,9 @@ impl RawListing {
                         _ => match look(name) {
                             Ok(found) => found,
                             Err(Errno::NOENT) => return Ok(()),
+                            // We may list the directory and not search it, so are not root; then nothing in it can be
+                            // reached, and the devices that we can have made are whiteouts.
+                            Err(Errno::ACCESS) if listed.kind.is_some() => (Kind::CharDevice, true),
                             Err(error) => return Err(error),
                         },
                     };

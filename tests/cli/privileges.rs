@@ -196,6 +196,33 @@ fn an_ordinary_user_finds_by_name_what_he_may_search_and_not_list() {
 }
 
 #[test]
+fn an_ordinary_user_lists_what_he_may_not_search_without_what_is_deleted() {
+    requires!(is_root(), "only root can become another user");
+    let place = Place::new();
+    fs::create_dir_all(place.path("lower/dir")).unwrap();
+    for file in ["gone", "kept"] {
+        fs::write(place.path("lower/dir").join(file), "").unwrap();
+    }
+    give_to_the_user(
+        &place,
+        &["", "lower", "lower/dir", "upper", "work", "merged"],
+    );
+    let script = r"
+        mount() { ./plyfs mount --lower lower --upper upper --work work merged; }
+        mount
+        rm merged/dir/gone; chmod 644 merged/dir
+        ./plyfs umount merged
+        mount
+        ls merged/dir
+        chmod 755 merged/dir; ls merged/dir
+        ./plyfs umount merged
+        stat -c '%t,%T %F' upper/dir/gone
+    ";
+    let expected = "kept\nkept\n0,0 character special file\n";
+    assert_eq!(as_ordinary_user(&place, script), expected);
+}
+
+#[test]
 fn without_fusermount3_the_sentence_says_so() {
     requires!(is_root(), "only root can become another user");
     let place = Place::new();
