@@ -128,14 +128,13 @@ def user_with_subids(name):
 
 
 def measure(options, data, summary, log):
-    """The rows of the group `containers`."""
+    """The rows of the group `containers`, one after the other."""
     user = user_with_subids(options.user)
     programs = {"plyfs": data.plyfs, "fuse-overlayfs": shutil.which("fuse-overlayfs"), "fuse-overlayfs-2": data.peer}
     names = [name for name in DRIVERS if name in options.fs and name in FILE_SYSTEMS]
     engines = {name: Engine(name, data.run / name, user, str(programs.get(name) or ""), Path(f"/tmp/ply-{number}"))
                for number, name in enumerate(names)}
     data.run.chmod(0o755)
-    rows = []
     try:
         for engine in engines.values():
             log(f"containers: a store for {engine.driver}")
@@ -148,11 +147,10 @@ def measure(options, data, summary, log):
                     measured = timed(engines[name], data, work, before)
                     if number:
                         runs[name].append(measured)
-            rows.append(summary(phase, runs, False))
+            yield summary(phase, runs, False)
     finally:
         for engine in engines.values():
             remove(engine)
-    return rows
 
 
 def timed(engine, data, work, before):
