@@ -42,10 +42,10 @@ start_engine() {
         fuse-overlayfs) printf 'mount_program = "%s"\n' "$(command -v fuse-overlayfs)" ;;
         esac
     } >"$work/in/storage.conf"
-    # Root's podman asks for more open files than a container of our own may have.
+    # Podman's own limits are more than root may set where root is in a container himself.
     # Crun and slirp4netns ask for more than the file system: a unified cgroup hierarchy, a network device.
-    printf '[containers]\nnetns = "host"\nlog_driver = "k8s-file"\ndefault_ulimits = ["nofile=%s:%s"]\n[engine]\nruntime = "runc"\ncgroup_manager = "cgroupfs"\nevents_logger = "file"\n' \
-        "$(ulimit -Hn)" "$(ulimit -Hn)" >"$work/in/containers.conf"
+    printf '[containers]\nnetns = "host"\nlog_driver = "k8s-file"\ndefault_ulimits = ["nofile=1024:1024", "nproc=1024:1024"]\n[engine]\nruntime = "runc"\ncgroup_manager = "cgroupfs"\nevents_logger = "file"\n' \
+        >"$work/in/containers.conf"
     echo '{"default": [{"type": "insecureAcceptAnything"}]}' >"$work/in/policy.json"
     chmod -R a+rX "$work/in"
     if [[ $who == user ]]; then chown -R plyfs-test: "$run" "$data"; fi
