@@ -1,7 +1,7 @@
 //! The law of images: what a mount shows after any changes, the image made of them shows, committed, saved and loaded
 //! elsewhere.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use plyfs::changes::owner::Owners;
@@ -47,14 +47,19 @@ fn holds(seed: u64, format: &str, compression: &str) {
     let live = seen(&place);
     let commit = ["commit", "--compression", compression];
     if !committed(&place, &[&commit[..], &["m", "live:1"]].concat()) {
+        assert!(!is_root());
         return;
     }
     place.done(&["umount", "m"]);
     place.done(&["mount", "--rw", "base:1", "m"]);
     let kept = seen(&place);
     let squashed = [&commit[..], &["--squash", "m", "squashed:1"]].concat();
-    assert!(committed(&place, &squashed));
+    let squashed = committed(&place, &squashed);
     place.done(&["umount", "m"]);
+    if !squashed {
+        assert!(!is_root());
+        return;
+    }
     for (name, expected) in [("live:1", &live), ("squashed:1", &kept)] {
         place.done(&["save", "--format", format, "-o", "saved", name]);
         place.done(&["load", "-q", "--store", "elsewhere", "saved"]);
@@ -117,6 +122,14 @@ fn same(expected: &Tree, found: &Tree, what: &str) {
     let (expected, found) = (storable(expected), storable(found));
     let paths: BTreeSet<_> = expected.keys().chain(found.keys()).collect();
     for path in paths {
+        // Behind a directory that its owner may not search there is no telling what a name is; a socket is in no image.
+        let unknown = |tree: &BTreeMap<String, String>| {
+            tree.get(path)
+                .is_some_and(|text| text.starts_with("lstat ERROR"))
+        };
+        if !is_root() && (unknown(&expected) || unknown(&found)) {
+            continue;
+        }
         assert_eq!(found.get(path), expected.get(path), "{what}: /{path}");
     }
 }
