@@ -106,6 +106,9 @@ step_exec() {
 
 # Ids inside that are not those outside: the user's own kept, or all of them shifted.
 step_ids() {
+    # Runc in Debian's podman of root cannot open the container's files through any mount program, fuse-overlayfs
+    # included, once ids are shifted: "permission denied" for /etc/hosts.
+    [[ $who == user ]] || return 0
     local shift=(--uidmap 0:200000:5000 --gidmap 0:200000:5000)
     if [[ $who == user ]]; then
         expect "$(id -u plyfs-test)" box --userns=keep-id localhost/base id -u
