@@ -11,3 +11,4 @@ mod pool;
 mod requests;
 pub mod session;
 mod stats;
+mod walker;

@@ -26,7 +26,7 @@ pub mod open;
 pub mod options;
 pub mod place;
 pub mod provenance;
-mod read_ahead;
+pub mod read_ahead;
 pub mod readdir;
 pub mod remove;
 pub mod rename;

@@ -16,6 +16,7 @@ use super::passthrough::Passthrough;
 use super::poll::Poller;
 use super::pool::Pool;
 use super::stats::{Op, Stats, Timer};
+use super::walker::Walker;
 use crate::layer::name::Name;
 use crate::overlay::create::New;
 use crate::overlay::{Found, Overlay};
@@ -38,6 +39,8 @@ pub(super) struct Adapter {
     pub(super) passthrough: Option<Arc<Passthrough>>,
     /// For what may wait for a disk: copy-up of data, fsync, reads that miss the page cache.
     pub(super) pool: Pool,
+    /// Reads ahead of tree walks, where there is a second CPU.
+    walker: Option<Walker>,
 }
 
 thread_local! {
@@ -73,6 +76,7 @@ impl Adapter {
         acl: bool,
         description: String,
         poller: Option<Arc<Poller>>,
+        walker: Option<Walker>,
         passthrough: Option<Arc<Passthrough>>,
     ) -> Self {
         let ttl = overlay.options().timeout.unwrap_or(FOREVER);
@@ -87,6 +91,7 @@ impl Adapter {
             poller,
             passthrough,
             pool,
+            walker,
         }
     }
 
@@ -94,6 +99,9 @@ impl Adapter {
     pub(super) fn begin(&self, op: Op) -> Timer {
         if let Some(poller) = &self.poller {
             poller.note();
+        }
+        if let Some(walker) = &self.walker {
+            walker.note(op);
         }
         self.stats.time(op)
     }
@@ -118,13 +126,21 @@ impl Adapter {
     }
 
     /// After the beginning of a listing has been answered: prepares what a tree walk will ask for next.
-    pub(super) fn read_ahead(&self, ino: INodeNo) {
-        // There is no reply that could carry an error.
-        guarded(|| {
-            self.overlay.read_ahead(ino.0);
-            Ok(())
-        })
-        .unwrap_or_default();
+    pub(super) fn read_ahead(&self, req: &Request, ino: INodeNo) {
+        if let Some(walker) = &self.walker {
+            walker.listed(&self.overlay, ino.0, req.pid());
+        }
+    }
+
+    /// Ends the threads of its own.
+    pub(super) fn stop(&self) {
+        if let Some(walker) = &self.walker {
+            walker.stop();
+        }
+        if let Some(poller) = &self.poller {
+            poller.stop();
+        }
+        self.pool.drain();
     }
 
     pub(super) fn create_entry(

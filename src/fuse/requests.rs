@@ -46,10 +46,7 @@ impl Filesystem for Adapter {
     }
 
     fn destroy(&mut self) {
-        if let Some(poller) = &self.poller {
-            poller.stop();
-        }
-        self.pool.drain();
+        self.stop();
         self.overlay.finish();
     }
 
@@ -385,7 +382,7 @@ impl Filesystem for Adapter {
 
     fn readdirplus(
         &self,
-        _req: &Request,
+        req: &Request,
         ino: INodeNo,
         _fh: FileHandle,
         offset: u64,
@@ -404,8 +401,7 @@ impl Filesystem for Adapter {
             Err(error) => return reply.error(error),
         }
         if offset == 0 {
-            // The client is busy with the reply.
-            self.read_ahead(ino);
+            self.read_ahead(req, ino);
         }
     }
 

@@ -7,6 +7,7 @@ use super::adapter::Adapter;
 use super::mount;
 use super::passthrough::{self, Passthrough};
 use super::poll::Poller;
+use super::walker::Walker;
 use crate::layer::error::{Cause, SetupError};
 use crate::overlay::Overlay;
 use crate::overlay::options::Acl;
@@ -95,11 +96,13 @@ impl Session {
             .ok()
             .and_then(|device| Poller::start(device, config.poll, config.threads));
         let description = config.description.clone();
+        let walker = Walker::new(&overlay, config.threads);
         let adapter = Adapter::new(
             Arc::new(overlay),
             acl,
             description,
             poller,
+            walker,
             Passthrough::of(config.passthrough),
         );
         let mut settings = fuser::Config::default();

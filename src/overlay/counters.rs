@@ -19,6 +19,8 @@ pub(super) struct Counters {
     buffered_copies: AtomicU64,
     /// Directory listings read from layers.
     pub(super) indexes_built: AtomicU64,
+    /// Directories prepared before a walk came to them.
+    pub(super) read_ahead: AtomicU64,
     /// Names whose node was known, and whose node had to be made.
     pub(super) nodes_found: AtomicU64,
     pub(super) nodes_made: AtomicU64,
@@ -67,6 +69,7 @@ impl Overlay {
                 "nodes_made": made,
                 "node_hit_percent": (found * 100).checked_div(found + made).unwrap_or(0),
                 "listings_read": get(&counters.indexes_built),
+                "directories_read_ahead": get(&counters.read_ahead),
             },
             "descriptors": {
                 "directories": fds.dirs.open(),

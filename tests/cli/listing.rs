@@ -6,6 +6,7 @@ use rustix::process::Signal;
 use serde_json::Value;
 
 use super::{Place, assert_contains, fails};
+use crate::support::requires;
 
 #[test]
 fn mounts_lists_layers_upper_and_options() {
@@ -120,6 +121,26 @@ fn stats_counts_requests() {
     let shown = place.done(&["stats", "merged"]);
     assert_contains(&shown, "REQUESTS");
     assert_contains(&shown, "lookup");
+}
+
+#[test]
+fn stats_tell_that_a_walk_was_read_ahead() {
+    requires!(
+        std::thread::available_parallelism().is_ok_and(|cpus| cpus.get() > 1),
+        "needs a second CPU"
+    );
+    let place = Place::new();
+    for number in 0..200 {
+        fs::create_dir_all(place.path(format!("lower/many/d{number}/s"))).unwrap();
+    }
+    place.done(&["mount", "--lower", "lower", "merged"]);
+    let mut find = std::process::Command::new("find");
+    let found = find.arg(place.path("merged/many")).output().unwrap();
+    assert_eq!(found.stdout.split(|&byte| byte == b'\n').count(), 402);
+    let stats: Value = serde_json::from_str(&place.done(&["stats", "merged", "--json"])).unwrap();
+    let ahead = stats["cache"]["directories_read_ahead"].as_u64().unwrap();
+    // Not before it is clear that somebody walks and does nothing else.
+    assert!((1..=395).contains(&ahead), "{stats}");
 }
 
 #[test]

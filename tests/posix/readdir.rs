@@ -265,3 +265,57 @@ fn find_and_du_walk_a_merged_tree_without_a_complaint() {
     assert_eq!(fs.sh("ls -R . | wc -l"), "20");
     fs.sh("du -a .");
 }
+
+/// Lists `dir` and everything below by type alone, as `find` does; answers how many names there were.
+fn walk(dir: &std::path::Path) -> usize {
+    // What is removed meanwhile is no longer there to be listed.
+    let Ok(entries) = std::fs::read_dir(dir) else {
+        return 0;
+    };
+    let entries = entries.filter_map(Result::ok);
+    entries
+        .map(|entry| {
+            let directory = entry.file_type().is_ok_and(|kind| kind.is_dir());
+            1 + if directory { walk(&entry.path()) } else { 0 }
+        })
+        .sum()
+}
+
+#[test]
+fn walks_beside_changes_disturb_nobody_and_see_every_name_in_the_end() {
+    let tree: Vec<_> = (0..40).map(|n| format!("t/d{n}/s/f; t/d{n}/g")).collect();
+    let mut fs = Fixture::new().lower(&tree.join("; ")).mount();
+    let done = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                    walk(&fs.path("t"));
+                }
+            });
+        }
+        for n in 0..40 {
+            match n % 4 {
+                0 => fs.remove_tree(format!("t/d{n}")),
+                1 => fs.rename(format!("t/d{n}/s"), format!("t/d{n}/r")),
+                2 => fs.write(format!("t/d{n}/new"), "new"),
+                _ => fs.rename(format!("t/d{n}/g"), format!("t/d{n}/s/g")),
+            }
+            // Long enough for a walk that meets no other request.
+            std::thread::sleep(std::time::Duration::from_millis(3));
+        }
+        done.store(true, std::sync::atomic::Ordering::Relaxed);
+    });
+    let now: Vec<_> = (0..40)
+        .filter_map(|n| match n % 4 {
+            0 => None,
+            1 => Some(format!("t/d{n}/r/f; t/d{n}/g")),
+            2 => Some(format!("t/d{n}/s/f; t/d{n}/g; t/d{n}/new 'new'")),
+            _ => Some(format!("t/d{n}/s/f; t/d{n}/s/g")),
+        })
+        .collect();
+    assert_eq!(walk(&fs.path("t")), 30 * 4 + 10);
+    fs.assert_merged(&now.join("; "));
+    fs.remount();
+    fs.assert_merged(&now.join("; "));
+}

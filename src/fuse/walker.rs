@@ -1,0 +1,268 @@
+//! The thread that reads ahead of tree walks, and where it and the reader run meanwhile.
+//!
+//! Only walks that do nothing but list are worth a thread. A client that also reads files has work for both CPUs; for it
+//! the reader prepares one directory when it has answered, and that only because it would otherwise wait.
+//!
+//! Client and reader take turns, so they lose nothing on one CPU and a wake-up across CPUs is dear. The thread has to
+//! run on another one to gain anything, and schedulers that pack a light load together would not let it. So while a walk
+//! lasts, the thread stays off the client's CPU and the reader off the thread's.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use rustix::thread::{CpuSet, Pid, sched_getaffinity, sched_getcpu, sched_setaffinity};
+
+use super::adapter::guarded;
+use super::stats::Op;
+use crate::overlay::Overlay;
+use crate::overlay::read_ahead::Pace;
+
+/// Requests other than listings that a walk may make for each directory, and for how many directories in a row it must
+/// have kept to that.
+const BESIDES: u32 = 1;
+const QUIET: u32 = 8;
+/// Entries prepared of one directory by the thread, and by the reader: about what fits one reply.
+const ENTRIES: usize = 1024;
+const ENTRIES_BETWEEN: usize = 128;
+/// How often the thread looks whether a walker has come closer.
+const LOOK_EVERY: Duration = Duration::from_millis(1);
+/// Looks after which a walker that stands still is no longer waited for.
+const PATIENCE: u32 = 50;
+/// How often the thread looks where the client runs.
+const FOLLOW_EVERY: Duration = Duration::from_micros(1500);
+
+/// The thread, once there is one.
+#[derive(Debug, Default)]
+pub(super) struct Walker {
+    thread: Mutex<Option<JoinHandle<()>>>,
+    shared: Arc<Shared>,
+    /// Requests other than listings since a directory was begun.
+    besides: AtomicU32,
+    /// Directories in a row for which there were few of those.
+    quiet: AtomicU32,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    stop: AtomicBool,
+    /// The only thread that answers requests, or 0.
+    reader: AtomicI32,
+    /// Who walks, or 0.
+    client: AtomicI32,
+}
+
+impl Walker {
+    /// For a mount with this number of readers; `None` where there is nothing to read ahead, or no second CPU for it.
+    pub(super) fn new(overlay: &Overlay, readers: usize) -> Option<Self> {
+        let cpus = thread::available_parallelism().map_or(1, usize::from);
+        (cpus > 1 && readers == 1 && overlay.can_read_ahead()).then(Self::default)
+    }
+
+    /// A request came.
+    pub(super) fn note(&self, op: Op) {
+        if !matches!(op, Op::Readdirplus | Op::Readdir | Op::Forget) {
+            self.besides.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// The process `client` has been given the beginning of the directory `ino`.
+    pub(super) fn listed(&self, overlay: &Arc<Overlay>, ino: u64, client: u32) {
+        let quiet = match self.besides.swap(0, Ordering::Relaxed) {
+            0..=BESIDES => self.quiet.load(Ordering::Relaxed).saturating_add(1),
+            _ => 0,
+        };
+        self.quiet.store(quiet, Ordering::Relaxed);
+        let only_lists = quiet >= QUIET;
+        if !only_lists {
+            overlay.pause_walk();
+        }
+        // There is no reply that could carry an error.
+        if guarded(|| Ok(overlay.read_ahead(ino))) != Ok(true) {
+            return;
+        }
+        if only_lists {
+            let client = i32::try_from(client).unwrap_or(0);
+            self.shared.client.store(client, Ordering::Relaxed);
+            self.wake(overlay);
+        } else {
+            guarded(|| Ok(overlay.walk_on(ENTRIES_BETWEEN))).ok();
+            overlay.pause_walk();
+        }
+    }
+
+    fn wake(&self, overlay: &Arc<Overlay>) {
+        let mut thread = self.thread.lock();
+        if let Some(thread) = &*thread {
+            thread.thread().unpark();
+            return;
+        }
+        let reader = rustix::thread::gettid().as_raw_nonzero().get();
+        self.shared.reader.store(reader, Ordering::Relaxed);
+        let (own, shared) = (Arc::clone(overlay), Arc::clone(&self.shared));
+        let spawned = thread::Builder::new()
+            .name("plyfs-walker".into())
+            .spawn(move || {
+                while !shared.stop.load(Ordering::Acquire) {
+                    shared.walk(&own);
+                    thread::park();
+                }
+            });
+        match spawned {
+            Ok(started) => *thread = Some(started),
+            Err(error) => {
+                tracing::debug!(%error, "no thread to read ahead");
+                overlay.pause_walk();
+            }
+        }
+    }
+
+    /// Ends the thread.
+    pub(super) fn stop(&self) {
+        self.shared.stop.store(true, Ordering::Release);
+        if let Some(thread) = self.thread.lock().take() {
+            thread.thread().unpark();
+            // What it panicked of, if it did, is logged.
+            drop(thread.join());
+        }
+    }
+}
+
+impl Shared {
+    fn walk(&self, overlay: &Overlay) {
+        let mut seats = Seats::new(Pid::from_raw(self.reader.load(Ordering::Relaxed)));
+        let (mut seen, mut looks) = (0, 0);
+        while !self.stop.load(Ordering::Acquire) {
+            match guarded(|| Ok(overlay.walk_on(ENTRIES))) {
+                Ok(Pace::On) => {}
+                Ok(Pace::Wait(at)) => {
+                    looks = if at == seen { looks + 1 } else { 0 };
+                    seen = at;
+                    if looks > PATIENCE {
+                        overlay.pause_walk();
+                    }
+                    thread::sleep(LOOK_EVERY);
+                }
+                Ok(Pace::Over) => return,
+                Err(_) => overlay.pause_walk(),
+            }
+            if let Some(seats) = &mut seats {
+                seats.follow(self.client.load(Ordering::Relaxed));
+            }
+        }
+    }
+}
+
+/// Where reader and walker may run. Given back as they were when dropped.
+#[derive(Debug)]
+struct Seats {
+    reader: Pid,
+    /// Where they may run otherwise.
+    before: (CpuSet, CpuSet),
+    /// Where the client was, and when that was seen.
+    client: Option<(usize, Instant)>,
+}
+
+impl Seats {
+    fn new(reader: Option<Pid>) -> Option<Self> {
+        let reader = reader?;
+        let before = (
+            sched_getaffinity(Some(reader)).ok()?,
+            sched_getaffinity(None).ok()?,
+        );
+        Some(Self {
+            reader,
+            before,
+            client: None,
+        })
+    }
+
+    /// Makes room where the client runs now.
+    fn follow(&mut self, client: i32) {
+        let now = Instant::now();
+        if self
+            .client
+            .is_some_and(|(_, seen)| now - seen < FOLLOW_EVERY)
+        {
+            return;
+        }
+        // A process of another pid namespace cannot be seen; everything stays as it is then.
+        let Some(cpu) = cpu_of(client) else { return };
+        let moved = self.client.is_none_or(|(before, _)| before != cpu);
+        self.client = Some((cpu, now));
+        if !moved {
+            return;
+        }
+        let (mut readers, mut own) = self.before;
+        own.unset(cpu);
+        if own.count() == 0 || sched_setaffinity(None, &own).is_err() {
+            return;
+        }
+        readers.unset(sched_getcpu());
+        if readers.count() > 0 {
+            let moved = sched_setaffinity(Some(self.reader), &readers);
+            crate::layer::best_effort("move the reader to the client", moved);
+        }
+    }
+}
+
+impl Drop for Seats {
+    fn drop(&mut self) {
+        if self.client.is_some() {
+            let reader = sched_setaffinity(Some(self.reader), &self.before.0);
+            let own = sched_setaffinity(None, &self.before.1);
+            crate::layer::best_effort("let reader and walker run anywhere", reader.and(own));
+        }
+    }
+}
+
+/// The CPU a thread ran on last; `None` if it cannot be seen.
+fn cpu_of(thread: i32) -> Option<usize> {
+    let stat = std::fs::read_to_string(format!("/proc/{thread}/stat")).ok()?;
+    // Field 39 of proc_pid_stat(5). The name, which may contain anything, ends with the last bracket; field 3 follows.
+    let (_, after_name) = stat.rsplit_once(')')?;
+    after_name.split_ascii_whitespace().nth(36)?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_cpu_of_a_thread_is_where_it_may_run() {
+        let own = rustix::thread::gettid();
+        let before = sched_getaffinity(None).unwrap();
+        let allowed = (0..CpuSet::MAX_CPU).filter(|&cpu| before.is_set(cpu));
+        for cpu in allowed {
+            let mut only = CpuSet::new();
+            only.set(cpu);
+            sched_setaffinity(None, &only).unwrap();
+            assert_eq!(cpu_of(own.as_raw_nonzero().get()), Some(cpu));
+        }
+        assert_eq!(cpu_of(0), None);
+    }
+
+    #[test]
+    fn while_a_walk_lasts_nobody_shares_the_walkers_cpu() {
+        let before = sched_getaffinity(None).unwrap();
+        if before.count() < 2 {
+            return;
+        }
+        let reader = rustix::thread::gettid();
+        let walker = thread::spawn(move || {
+            let mut seats = Seats::new(Some(reader)).unwrap();
+            seats.follow(reader.as_raw_nonzero().get());
+            let (client, _) = seats.client.unwrap();
+            let own = sched_getaffinity(None).unwrap();
+            assert!(!own.is_set(client) && own.count() == before.count() - 1);
+            let readers = sched_getaffinity(Some(reader)).unwrap();
+            assert!(!readers.is_set(sched_getcpu()) && readers.count() == before.count() - 1);
+            drop(seats);
+            assert_eq!(sched_getaffinity(None).unwrap(), before);
+        });
+        walker.join().unwrap();
+        assert_eq!(sched_getaffinity(None).unwrap(), before);
+    }
+}
