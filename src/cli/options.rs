@@ -119,6 +119,11 @@ impl Draft {
         !self.stack.lowers.is_empty()
     }
 
+    /// Whether an upper is asked for by now.
+    pub(super) fn is_writable(&self) -> bool {
+        self.upper.is_some() || self.ephemeral
+    }
+
     /// Adds one layer below those given so far.
     pub(super) fn lower(&mut self, path: PathBuf) {
         self.stack.lowers.push(path.into());

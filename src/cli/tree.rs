@@ -112,9 +112,7 @@ impl Tree {
     pub(super) fn find(given: &OsStr, find: &FindArgs) -> Result<Self, Failure> {
         let path = Path::new(given);
         match fs::metadata(path) {
-            Ok(there) if there.is_dir() && !path.join("oci-layout").is_file() => {
-                return Self::at(path);
-            }
+            Ok(_) if is_plain_directory(path) => return Self::at(path),
             Ok(there) if there.is_file() => {
                 let as_image = Self::image(given, find);
                 return as_image.or_else(|error| Self::layer(path).map_err(|_| error));
@@ -443,4 +441,9 @@ pub(super) fn names(path: &[u8]) -> Result<Vec<OwnedName>, Failure> {
             })
         })
         .collect()
+}
+
+/// A directory that is no layout of images.
+pub(super) fn is_plain_directory(path: &Path) -> bool {
+    path.is_dir() && !path.join("oci-layout").is_file()
 }
