@@ -9,6 +9,7 @@ pub mod passthrough;
 mod poll;
 mod pool;
 mod requests;
+mod seats;
 pub mod session;
 mod stats;
 mod walker;

@@ -66,7 +66,8 @@
 //! | what is agreed with the kernel at INIT | `fuse/negotiate.rs` |
 //! | how /dev/fuse gets mounted | [`fuse::mount`], [`fuse::session`] |
 //! | which layer shows a name | [`overlay::lookup`], [`overlay::index`], [`overlay::readdir`] |
-//! | what is read before it is asked for, and by which thread | `overlay/read_ahead.rs`, `fuse/walker.rs` |
+//! | what `timeout=` asks again | `overlay/timeout.rs` |
+//! | what is read before it is asked for, and by which thread | `overlay/read_ahead.rs`, `fuse/walker.rs`, `fuse/seats.rs` |
 //! | what the kernel knows by number | [`overlay::node`], [`overlay::ino`] |
 //! | where a node is on disk | [`overlay::place`] |
 //! | copy-up | [`overlay::copy_up`] |

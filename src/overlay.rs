@@ -3,8 +3,8 @@
 //! One file per operation, named as in the kernel's overlayfs: [`lookup`], [`readdir`], [`copy_up`], [`create`],
 //! [`remove`], [`rename`], [`attr`], [`xattr`], [`open`]. [`node`] and [`index`] hold what is known in memory,
 //! [`place`] finds a node's object on disk, [`link`] keeps hard links, [`ino`] numbers, [`ids`] owners,
-//! [`provenance`] says which layer an object comes from. Nothing here
-//! makes a system call; `layer` does.
+//! [`provenance`] says which layer an object comes from, [`read_ahead`] prepares what a walk will list. Nothing here makes
+//! a system call; `layer` does.
 //!
 //! Lock order: `Node::copying`, `Overlay::names`, `DirState` of a parent before that of its child, then the leaf
 //! locks (`Node::state`, the table, descriptor slots). `names` is held shared by whatever goes from a node to its
@@ -30,6 +30,7 @@ pub mod read_ahead;
 pub mod readdir;
 pub mod remove;
 pub mod rename;
+mod timeout;
 pub mod xattr;
 
 use std::os::fd::{AsFd, OwnedFd};

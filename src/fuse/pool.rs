@@ -56,7 +56,10 @@ impl Pool {
         let shared = Arc::clone(&self.shared);
         let spawned = thread::Builder::new()
             .name("plyfs-worker".into())
-            .spawn(move || shared.work());
+            .spawn(move || {
+                super::seats::take_any();
+                shared.work();
+            });
         if let Err(error) = spawned {
             tracing::debug!(%error, "no thread for a blocking request");
             let mut queue = self.shared.queue.lock();

@@ -1,21 +1,18 @@
-//! The thread that reads ahead of tree walks, and where it and the reader run meanwhile.
+//! The thread that reads ahead of tree walks.
 //!
 //! Only walks that do nothing but list are worth a thread. A client that also reads files has work for both CPUs; for it
 //! the reader prepares one directory when it has answered, and that only because it would otherwise wait.
-//!
-//! Client and reader take turns, so they lose nothing on one CPU and a wake-up across CPUs is dear. The thread has to
-//! run on another one to gain anything, and schedulers that pack a light load together would not let it. So while a walk
-//! lasts, the thread stays off the client's CPU and the reader off the thread's.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, Ordering};
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use parking_lot::Mutex;
-use rustix::thread::{CpuSet, Pid, sched_getaffinity, sched_getcpu, sched_setaffinity};
+use rustix::thread::Pid;
 
 use super::adapter::guarded;
+use super::seats::Seats;
 use super::stats::Op;
 use crate::overlay::Overlay;
 use crate::overlay::read_ahead::Pace;
@@ -31,8 +28,6 @@ const ENTRIES_BETWEEN: usize = 128;
 const LOOK_EVERY: Duration = Duration::from_millis(1);
 /// Looks after which a walker that stands still is no longer waited for.
 const PATIENCE: u32 = 50;
-/// How often the thread looks where the client runs.
-const FOLLOW_EVERY: Duration = Duration::from_micros(1500);
 
 /// The thread, once there is one.
 #[derive(Debug, Default)]
@@ -152,117 +147,5 @@ impl Shared {
                 seats.follow(self.client.load(Ordering::Relaxed));
             }
         }
-    }
-}
-
-/// Where reader and walker may run. Given back as they were when dropped.
-#[derive(Debug)]
-struct Seats {
-    reader: Pid,
-    /// Where they may run otherwise.
-    before: (CpuSet, CpuSet),
-    /// Where the client was, and when that was seen.
-    client: Option<(usize, Instant)>,
-}
-
-impl Seats {
-    fn new(reader: Option<Pid>) -> Option<Self> {
-        let reader = reader?;
-        let before = (
-            sched_getaffinity(Some(reader)).ok()?,
-            sched_getaffinity(None).ok()?,
-        );
-        Some(Self {
-            reader,
-            before,
-            client: None,
-        })
-    }
-
-    /// Makes room where the client runs now.
-    fn follow(&mut self, client: i32) {
-        let now = Instant::now();
-        if self
-            .client
-            .is_some_and(|(_, seen)| now - seen < FOLLOW_EVERY)
-        {
-            return;
-        }
-        // A process of another pid namespace cannot be seen; everything stays as it is then.
-        let Some(cpu) = cpu_of(client) else { return };
-        let moved = self.client.is_none_or(|(before, _)| before != cpu);
-        self.client = Some((cpu, now));
-        if !moved {
-            return;
-        }
-        let (mut readers, mut own) = self.before;
-        own.unset(cpu);
-        if own.count() == 0 || sched_setaffinity(None, &own).is_err() {
-            return;
-        }
-        readers.unset(sched_getcpu());
-        if readers.count() > 0 {
-            let moved = sched_setaffinity(Some(self.reader), &readers);
-            crate::layer::best_effort("move the reader to the client", moved);
-        }
-    }
-}
-
-impl Drop for Seats {
-    fn drop(&mut self) {
-        if self.client.is_some() {
-            let reader = sched_setaffinity(Some(self.reader), &self.before.0);
-            let own = sched_setaffinity(None, &self.before.1);
-            crate::layer::best_effort("let reader and walker run anywhere", reader.and(own));
-        }
-    }
-}
-
-/// The CPU a thread ran on last; `None` if it cannot be seen.
-fn cpu_of(thread: i32) -> Option<usize> {
-    let stat = std::fs::read_to_string(format!("/proc/{thread}/stat")).ok()?;
-    // Field 39 of proc_pid_stat(5). The name, which may contain anything, ends with the last bracket; field 3 follows.
-    let (_, after_name) = stat.rsplit_once(')')?;
-    after_name.split_ascii_whitespace().nth(36)?.parse().ok()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_cpu_of_a_thread_is_where_it_may_run() {
-        let own = rustix::thread::gettid();
-        let before = sched_getaffinity(None).unwrap();
-        let allowed = (0..CpuSet::MAX_CPU).filter(|&cpu| before.is_set(cpu));
-        for cpu in allowed {
-            let mut only = CpuSet::new();
-            only.set(cpu);
-            sched_setaffinity(None, &only).unwrap();
-            assert_eq!(cpu_of(own.as_raw_nonzero().get()), Some(cpu));
-        }
-        assert_eq!(cpu_of(0), None);
-    }
-
-    #[test]
-    fn while_a_walk_lasts_nobody_shares_the_walkers_cpu() {
-        let before = sched_getaffinity(None).unwrap();
-        if before.count() < 2 {
-            return;
-        }
-        let reader = rustix::thread::gettid();
-        let walker = thread::spawn(move || {
-            let mut seats = Seats::new(Some(reader)).unwrap();
-            seats.follow(reader.as_raw_nonzero().get());
-            let (client, _) = seats.client.unwrap();
-            let own = sched_getaffinity(None).unwrap();
-            assert!(!own.is_set(client) && own.count() == before.count() - 1);
-            let readers = sched_getaffinity(Some(reader)).unwrap();
-            assert!(!readers.is_set(sched_getcpu()) && readers.count() == before.count() - 1);
-            drop(seats);
-            assert_eq!(sched_getaffinity(None).unwrap(), before);
-        });
-        walker.join().unwrap();
-        assert_eq!(sched_getaffinity(None).unwrap(), before);
     }
 }

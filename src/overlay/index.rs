@@ -153,6 +153,16 @@ impl Index {
         }
     }
 
+    /// Of a directory that can be searched and not listed: names are added as they are asked for.
+    pub fn unlistable() -> Self {
+        let mut index = Self {
+            unlistable: true,
+            ..Self::default()
+        };
+        index.set_listed();
+        index
+    }
+
     /// Makes room for `more` names.
     pub fn reserve(&mut self, more: usize) {
         self.slots.reserve_exact(more);

@@ -45,7 +45,11 @@ impl Overlay {
             return Ok(None);
         }
         if self.is_outdated(&state.index) {
-            self.build_index(parent, state)?;
+            if state.index.unlistable {
+                state.index = Index::unlistable();
+            } else {
+                self.build_index(parent, state)?;
+            }
         }
         let merged = state.sources() > 1;
         if !state.index.complete && merged {
@@ -74,7 +78,7 @@ impl Overlay {
         if entry.node != 0
             && let Some(known) = self.nodes.reference(entry.node)
             && known.node().is_at(parent, entry.name.get())
-            && self.is_still_there(&known, parent, entry.name.get())
+            && self.is_still_there(&known, parent, state, entry)
         {
             self.counters.count(&self.counters.nodes_found);
             return Ok(Some(known));
@@ -87,31 +91,6 @@ impl Overlay {
                 .set_node(position, found.node().ino, found.node().kind);
         }
         Ok(found)
-    }
-
-    /// Whether a listing is older than what was read of the layers may be (`timeout=`).
-    pub(super) fn is_outdated(&self, index: &Index) -> bool {
-        self.options
-            .timeout
-            .is_some_and(|timeout| index.age().is_some_and(|age| age > timeout))
-    }
-
-    /// With `timeout=`, whether the name still leads to the object of the node; if not, the node loses the name.
-    fn is_still_there(&self, known: &LookupRef<'_>, parent: &Arc<Node>, name: Name<'_>) -> bool {
-        let node = known.node();
-        if self.options.timeout.is_none() || node.dir.is_some() {
-            return true;
-        }
-        let identity = |attr: &Attr| (attr.dev, attr.ino);
-        let before = identity(&node.state().attr);
-        let same = self
-            .place(node)
-            .and_then(|place| self.stat(&place))
-            .is_ok_and(|attr| identity(&attr) == before);
-        if !same {
-            node.state().aliases.retain(|alias| !alias.is(parent, name));
-        }
-        same
     }
 
     /// Asks the only layer of a directory for a name that is not in its index.

@@ -151,7 +151,7 @@ impl Overlay {
     ) -> Result<()> {
         if !state.index.unlistable {
             match self.complete_index(node, state) {
-                Err(Errno::ACCESS) => state.index.unlistable = true,
+                Err(Errno::ACCESS) => state.index = Index::unlistable(),
                 other => return other,
             }
         }

@@ -199,3 +199,26 @@ fn with_a_timeout_what_changes_in_the_lowers_is_seen() {
         "d/replaced 'new'; d/longer 'longer than before'; d/kept 'k'; d/mode 0600; d/new 'n'; d/below 'b'",
     );
 }
+
+#[test]
+fn with_a_timeout_a_directory_that_may_only_be_searched_is_asked_again_too() {
+    requires!(!is_kernel(), "the kernel says that lowers do not change");
+    let fs = Fixture::new()
+        .lower("d/ 0300; d/f 'top'; d/both 'top'")
+        .lower("d/f 'below'; d/both/in 'below'")
+        .option("timeout=0")
+        .lowers_change()
+        .mount();
+    assert_eq!(
+        (fs.text("d/f"), fs.text("d/both")),
+        ("top".into(), "top".into())
+    );
+    std::fs::remove_file(fs.lower(0, "d/f")).unwrap();
+    std::fs::remove_file(fs.lower(0, "d/both")).unwrap();
+    assert_eq!(
+        (fs.text("d/f"), fs.text("d/both/in")),
+        ("below".into(), "below".into())
+    );
+    std::fs::write(fs.lower(0, "d/f"), "again").unwrap();
+    assert_eq!(fs.text("d/f"), "again");
+}
