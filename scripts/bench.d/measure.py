@@ -26,7 +26,8 @@ def run_workload(workload, fs, stack, data, as_user):
     if workload.settle:
         with Mounted(fs, stack, data, as_user, workload.plain) as mount:
             timed(mount, workload.settle, ".", environment)
-    with Mounted(fs, stack, data, as_user, workload.plain, fresh=not workload.settle) as mount:
+    disk = workload.own_disk and not as_user
+    with Mounted(fs, stack, data, as_user, workload.plain, fresh=not workload.settle, disk=disk) as mount:
         for command in workload.prepare:
             timed(mount, command, ".", environment)
         for phase in workload.phases:

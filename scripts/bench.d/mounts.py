@@ -49,15 +49,19 @@ class Stack:
 class Mounted:
     """A file system mounted over `stack`, with upper, work and mnt below `place`; a context manager."""
 
-    def __init__(self, fs, stack, data, as_user, plain="kept", fresh=True):
+    def __init__(self, fs, stack, data, as_user, plain="kept", fresh=True, disk=False):
         self.fs, self.stack, self.data, self.as_user = fs, stack, data, as_user
         self.plain, self.fresh = plain, fresh
-        self.mnt, self.upper, self.work = (data.run / name for name in ("mnt", "upper", "work"))
+        self.disk = Disk(data.run) if disk else None
+        self.mnt = data.run / "mnt"
+        self.upper, self.work = ((self.disk.mnt if disk else data.run) / name for name in ("upper", "work"))
         self.daemon = None
         self.seconds = 0.0  # from the call until the mount answered
 
     def __enter__(self):
         self.mnt.mkdir(parents=True, exist_ok=True)
+        if self.disk:
+            self.disk.make()
         if self.fresh:
             for directory in (self.upper, self.work):
                 shutil.rmtree(directory, ignore_errors=True)
@@ -148,6 +152,8 @@ class Mounted:
         else:
             subprocess.run(["umount", "-l", str(self.mnt)], capture_output=True)
         self._stop_daemon()
+        if self.disk:
+            self.disk.remove()
 
     def _stop_daemon(self):
         if self.daemon is None:
@@ -157,6 +163,30 @@ class Mounted:
         except subprocess.TimeoutExpired:
             self.daemon.kill()
             self.daemon.wait()
+
+
+class Disk:
+    """A new ext4 in a file, which every run gets for itself."""
+    SIZE = 4 << 30
+
+    def __init__(self, run):
+        self.image, self.mnt = run / "disk.img", run / "disk"
+
+    def make(self):
+        self.mnt.mkdir(parents=True, exist_ok=True)
+        with open(self.image, "wb") as image:
+            image.truncate(self.SIZE)
+        # Nothing is left to be done in the background.
+        options = ["-E", "lazy_itable_init=0,lazy_journal_init=0"]
+        for argv in (["mkfs.ext4", "-q", *options, str(self.image)],
+                     ["mount", "-o", "loop", str(self.image), str(self.mnt)]):
+            done = subprocess.run(argv, capture_output=True, text=True)
+            if done.returncode != 0:
+                raise MountError(f"a new ext4: {done.stderr.strip()}")
+
+    def remove(self):
+        subprocess.run(["umount", "-l", str(self.mnt)], capture_output=True)
+        self.image.unlink(missing_ok=True)
 
 
 class MountError(Exception):
