@@ -369,20 +369,25 @@ impl MountArgs {
                     "no mountpoint is given; see 'plyfs mount --help'",
                 ));
             }
-            // An image would be mounted somewhere, so this is where.
-            [mountpoint]
-                if draft.is_writable() && tree::is_plain_directory(mountpoint.as_ref()) =>
-            {
-                draft.mountpoint = Some(mountpoint.into());
-                None
-            }
             [image, rest @ ..] => {
                 let mountpoint = rest.first().map(Path::new);
-                Some(draft.image(image::mount::find(&self.image, image, mountpoint)?)?)
+                match image::mount::find(&self.image, image, mountpoint) {
+                    Ok(found) => Some(draft.image(found)?),
+                    // A mountpoint was meant.
+                    Err(_) if rest.is_empty() && draft.is_writable() && is_directory(image) => {
+                        draft.mountpoint = Some(image.into());
+                        None
+                    }
+                    Err(error) => return Err(error),
+                }
             }
         };
         Ok((draft, store))
     }
+}
+
+fn is_directory(path: &OsStr) -> bool {
+    tree::is_plain_directory(path.as_ref())
 }
 
 #[cfg(test)]
@@ -407,21 +412,6 @@ mod tests {
     #[test]
     fn definitions_are_consistent() {
         Cli::command().debug_assert();
-    }
-
-    #[test]
-    fn a_directory_with_an_upper_and_no_layer_is_a_mountpoint_without_layers() {
-        for upper in [
-            &["--upper", "/u", "--work", "/w", "/tmp"][..],
-            &["-o", "upperdir=/u,workdir=/w", "/tmp"],
-            &["--ephemeral", "/tmp"],
-        ] {
-            let failure = parsed(upper).unwrap_err();
-            assert!(
-                failure.sentence.starts_with("no lower layer is given"),
-                "{failure}"
-            );
-        }
     }
 
     #[test]

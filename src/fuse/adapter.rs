@@ -135,7 +135,7 @@ impl Adapter {
     /// Ends the threads of its own.
     pub(super) fn stop(&self) {
         if let Some(walker) = &self.walker {
-            walker.stop();
+            walker.stop(&self.overlay);
         }
         if let Some(poller) = &self.poller {
             poller.stop();

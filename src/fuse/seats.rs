@@ -2,7 +2,8 @@
 //!
 //! Client and reader take turns, so they lose nothing on one CPU and a wake-up across CPUs is dear. The thread has to
 //! run on another one to gain anything, and schedulers that pack a light load together would not let it. So while a walk
-//! lasts, the thread stays off the client's CPU and the reader off the thread's.
+//! lasts, the thread stays off the client's CPU, and the reader off the one that the thread has found for itself. With
+//! two CPUs that is a CPU for the thread, and one for client and reader; with more the scheduler has a choice.
 
 use std::time::{Duration, Instant};
 
@@ -15,15 +16,29 @@ const FOLLOW_EVERY: Duration = Duration::from_micros(1500);
 
 /// Lets the calling thread run wherever the process may: a thread starts on the CPUs of the one that made it.
 pub(super) fn take_any() {
-    let anywhere =
-        || -> Result<()> { sched_setaffinity(None, &sched_getaffinity(Some(getpid()))?) };
+    let anywhere = || -> Result<()> { sched_setaffinity(None, &given(Some(getpid()))?) };
     crate::layer::best_effort("let a thread run anywhere", anywhere());
+}
+
+/// What to give the thread later so that it may run where it may now; `None` is the caller. A thread that nobody has
+/// confined is to follow what its cgroup allows, also when that changes.
+fn given(thread: Option<Pid>) -> Result<CpuSet> {
+    let now = sched_getaffinity(thread)?;
+    let mut every = CpuSet::new();
+    (0..CpuSet::MAX_CPU).for_each(|cpu| every.set(cpu));
+    // The kernel takes away what is not allowed.
+    sched_setaffinity(thread, &every)?;
+    if sched_getaffinity(thread)? == now {
+        return Ok(every);
+    }
+    sched_setaffinity(thread, &now)?;
+    Ok(now)
 }
 
 /// Where reader and walker may run. Given back as they were when dropped.
 #[derive(Debug)]
 pub(super) struct Seats {
-    reader: Pid,
+    reader: Option<Pid>,
     /// Where they may run otherwise.
     before: (CpuSet, CpuSet),
     /// Where the client was.
@@ -35,14 +50,9 @@ pub(super) struct Seats {
 impl Seats {
     /// To be called by the walker; `None` if it cannot be said where threads run.
     pub(super) fn new(reader: Option<Pid>) -> Option<Self> {
-        let reader = reader?;
-        let before = (
-            sched_getaffinity(Some(reader)).ok()?,
-            sched_getaffinity(None).ok()?,
-        );
         Some(Self {
             reader,
-            before,
+            before: (given(reader).ok()?, given(None).ok()?),
             client: None,
             looked: None,
         })
@@ -59,28 +69,40 @@ impl Seats {
         self.looked = Some(Instant::now());
         // A process of another pid namespace cannot be seen; everything stays as it is then.
         let Some(cpu) = cpu_of(client) else { return };
-        if self.client.replace(cpu) == Some(cpu) {
-            return;
+        if self.client != Some(cpu) {
+            let moved = self.make_room(cpu);
+            crate::layer::best_effort("make room for the client of a walk", moved);
         }
-        let (mut readers, mut own) = self.before;
+    }
+
+    fn make_room(&mut self, cpu: usize) -> Result<()> {
+        let Some(reader) = self.reader else {
+            return Ok(());
+        };
+        let mut own = self.before.1;
         own.unset(cpu);
-        if own.count() == 0 || sched_setaffinity(None, &own).is_err() {
-            return;
-        }
+        self.client = Some(cpu);
+        sched_setaffinity(None, &own)?;
+        let mut readers = self.before.0;
         readers.unset(sched_getcpu());
-        if readers.count() > 0 {
-            let moved = sched_setaffinity(Some(self.reader), &readers);
-            crate::layer::best_effort("move the reader to the client", moved);
-        }
+        sched_setaffinity(Some(reader), &readers)
+    }
+
+    /// Ends without touching the reader any more.
+    pub(super) fn leave_reader(mut self) {
+        self.reader = None;
     }
 }
 
 impl Drop for Seats {
     fn drop(&mut self) {
         if self.client.is_some() {
-            let reader = sched_setaffinity(Some(self.reader), &self.before.0);
+            let reader = self
+                .reader
+                .map(|reader| sched_setaffinity(Some(reader), &self.before.0));
             let own = sched_setaffinity(None, &self.before.1);
-            crate::layer::best_effort("let reader and walker run anywhere", reader.and(own));
+            let both = reader.unwrap_or(Ok(())).and(own);
+            crate::layer::best_effort("let reader and walker run anywhere", both);
         }
     }
 }
@@ -114,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn while_a_walk_lasts_nobody_shares_the_walkers_cpu() {
+    fn while_a_walk_lasts_the_walker_leaves_client_and_reader_a_cpu() {
         let before = sched_getaffinity(None).unwrap();
         if before.count() < 2 {
             return;
@@ -127,7 +149,7 @@ mod tests {
             let own = sched_getaffinity(None).unwrap();
             assert!(!own.is_set(client) && own.count() == before.count() - 1);
             let readers = sched_getaffinity(Some(reader)).unwrap();
-            assert!(!readers.is_set(sched_getcpu()) && readers.count() == before.count() - 1);
+            assert!(readers.is_set(client) && readers.count() == before.count() - 1);
             drop(seats);
             assert_eq!(sched_getaffinity(None).unwrap(), before);
         });

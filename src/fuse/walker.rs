@@ -17,12 +17,13 @@ use super::stats::Op;
 use crate::overlay::Overlay;
 use crate::overlay::read_ahead::Pace;
 
-/// Requests other than listings that a walk may make for each directory, and for how many directories in a row it must
-/// have kept to that.
+/// Requests other than listings that a walk may make for each directory and still counts as listing only.
 const BESIDES: u32 = 1;
+/// Directories in a row that must have been listed so before the thread is worth waking.
 const QUIET: u32 = 8;
-/// Entries prepared of one directory by the thread, and by the reader: about what fits one reply.
+/// Entries that the thread prepares of one directory.
 const ENTRIES: usize = 1024;
+/// Entries that the reader prepares of one directory, between two requests.
 const ENTRIES_BETWEEN: usize = 128;
 /// How often the thread looks whether a walker has come closer.
 const LOOK_EVERY: Duration = Duration::from_millis(1);
@@ -81,10 +82,10 @@ impl Walker {
         if only_lists {
             let client = i32::try_from(client).unwrap_or(0);
             self.shared.client.store(client, Ordering::Relaxed);
+            overlay.start_walk();
             self.wake(overlay);
         } else {
-            guarded(|| Ok(overlay.walk_on(ENTRIES_BETWEEN))).ok();
-            overlay.pause_walk();
+            guarded(|| Ok(overlay.prepare_next(ENTRIES_BETWEEN, &|| true))).ok();
         }
     }
 
@@ -115,8 +116,9 @@ impl Walker {
     }
 
     /// Ends the thread.
-    pub(super) fn stop(&self) {
+    pub(super) fn stop(&self, overlay: &Overlay) {
         self.shared.stop.store(true, Ordering::Release);
+        overlay.pause_walk();
         if let Some(thread) = self.thread.lock().take() {
             thread.thread().unpark();
             // What it panicked of, if it did, is logged.
@@ -146,6 +148,10 @@ impl Shared {
             if let Some(seats) = &mut seats {
                 seats.follow(self.client.load(Ordering::Relaxed));
             }
+        }
+        if let Some(seats) = seats {
+            // The reader has ended, or is about to.
+            seats.leave_reader();
         }
     }
 }

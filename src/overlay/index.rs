@@ -153,14 +153,10 @@ impl Index {
         }
     }
 
-    /// Of a directory that can be searched and not listed: names are added as they are asked for.
-    pub fn unlistable() -> Self {
-        let mut index = Self {
-            unlistable: true,
-            ..Self::default()
-        };
-        index.set_listed();
-        index
+    /// Notes that the directory can be searched and not listed: names are added as they are asked for.
+    pub fn set_unlistable(&mut self) {
+        self.unlistable = true;
+        self.set_listed();
     }
 
     /// Makes room for `more` names.

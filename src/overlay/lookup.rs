@@ -6,7 +6,7 @@ use std::sync::Arc;
 use rustix::io::{Errno, Result};
 use smallvec::SmallVec;
 
-use super::index::{Entry, Index, Parts, Source};
+use super::index::{Entry, Parts, Source};
 use super::node::{Alias, Dir, DirState, Inserted, LookupRef, Node, Real, State};
 use super::{Found, Overlay};
 use crate::layer::at::At;
@@ -44,12 +44,8 @@ impl Overlay {
         if mark::aufs_name(name.bytes()).is_some() {
             return Ok(None);
         }
-        if self.is_outdated(&state.index) {
-            if state.index.unlistable {
-                state.index = Index::unlistable();
-            } else {
-                self.build_index(parent, state)?;
-            }
+        if self.is_outdated(&state.index) && !state.index.unlistable {
+            self.build_index(parent, state)?;
         }
         let merged = state.sources() > 1;
         if !state.index.complete && merged {

@@ -1,9 +1,9 @@
 //! Read-ahead of tree walks: while a walker (find, tar, rsync, du) works on what it has been given, the directories
-//! it will list next are listed already, with the attributes of their entries, by a thread of its own.
+//! it will list next are listed already, with the attributes of their entries.
 //!
 //! Walkers go depth first in listing order, so the next directory is known: the first subdirectory, else the next
 //! sibling, else that of the parent, and so on up to where the walk began. Nothing is read ahead until two such
-//! guesses in a row came true; one that does not ends it.
+//! guesses in a row came true; after a wrong one it takes two right ones again.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -12,15 +12,15 @@ use parking_lot::Mutex;
 use rustix::io::{Errno, Result};
 
 use super::Overlay;
-use super::node::{DirState, Node, ROOT};
+use super::node::{Node, ROOT};
 use crate::layer::attr::Kind;
 
 /// Guesses that must have come true before anything is read.
 const SURE: u8 = 2;
 /// Entries prepared before the walker has to come closer, if the cache of nodes holds twice as many.
 const LEAD: usize = 4096;
-/// Entries prepared without a break, for others wait for the lock of a directory.
-const AT_ONCE: usize = 64;
+/// Entries prepared without a break: the directory and the lock of all names are held meanwhile.
+const AT_ONCE: usize = 16;
 /// Guesses that may be left out: a walker need not descend everywhere.
 const SKIPPED: usize = 8;
 /// Directories left behind at once when a walker goes up.
@@ -79,7 +79,8 @@ impl Guess {
     }
 
     fn prepared(&mut self, ino: u64, entries: usize) {
-        if let Some(known) = self.ahead.iter_mut().rfind(|known| known.ino == ino) {
+        let mut unprepared = self.ahead.iter_mut().filter(|known| !known.prepared);
+        if let Some(known) = unprepared.find(|known| known.ino == ino) {
             known.prepared = true;
             known.entries = entries;
             self.entries += entries;
@@ -124,39 +125,70 @@ impl Overlay {
         on_disk && self.options.timeout.is_none()
     }
 
-    /// To be called when the beginning of the directory `ino` has been listed and answered. `true`: somebody has to call
-    /// [`Overlay::walk_on`] until it is over.
+    /// To be called when the beginning of the directory `ino` has been listed and answered. `true`: a walk is going on,
+    /// and there is something to prepare.
     pub fn read_ahead(&self, ino: u64) -> bool {
-        let top = {
+        let (mut top, sure) = {
             let guess = self.walk.0.lock();
             if guess.running || guess.ends || guess.at != ino {
                 return false;
             }
-            guess.ahead.is_empty().then_some(guess.top)
+            if !guess.ahead.is_empty() {
+                return guess.hits >= SURE;
+            }
+            (guess.top, guess.hits >= SURE)
         };
-        let next = top.and_then(|top| {
-            let _names = self.names.read();
-            self.next_of_walk(self.nodes.get(ino)?, top)
-        });
+        let mut next = self.next_below(ino, top);
+        if next.is_none() && !sure {
+            // It may have been only the last part of a walk that was seen to begin.
+            if let Some(above) = self.parent_of(top) {
+                top = above;
+                next = self.next_below(ino, top);
+            }
+        }
         let mut guess = self.walk.0.lock();
-        if guess.running || guess.at != ino {
+        if guess.running || guess.at != ino || !guess.ahead.is_empty() {
             return false;
         }
+        guess.top = top;
         match next {
-            Some(next) if guess.ahead.is_empty() => guess.expect(next.ino),
-            None if top.is_some() => guess.ends = true,
-            _ => {}
+            Some(next) => guess.expect(next.ino),
+            None => guess.ends = true,
         }
-        guess.running = guess.hits >= SURE && !guess.ahead.is_empty();
-        guess.running
+        guess.hits >= SURE && !guess.ends
     }
 
-    /// Prepares one directory of those that a walk will list next, with at most `entries` entries.
+    /// Somebody prepares the directories of the walk, until it is paused or over.
+    pub fn start_walk(&self) {
+        self.walk.0.lock().running = true;
+    }
+
+    /// Nobody does.
+    pub fn pause_walk(&self) {
+        self.walk.0.lock().running = false;
+    }
+
+    fn is_running(&self) -> bool {
+        self.walk.0.lock().running
+    }
+
+    /// While the walk is not paused: prepares one directory of those that it will list next, with at most `entries`
+    /// entries.
     pub fn walk_on(&self, entries: usize) -> Pace {
+        if self.is_running() {
+            self.prepare_next(entries, &|| self.is_running())
+        } else {
+            Pace::Over
+        }
+    }
+
+    /// Prepares one directory of those that the walk will list next, with at most `entries` entries, as long as `go_on`
+    /// says so.
+    pub fn prepare_next(&self, entries: usize, go_on: &dyn Fn() -> bool) -> Pace {
         let lead = LEAD.min(self.options.limits.nodes / 2);
         let (last, top, known) = {
             let guess = self.walk.0.lock();
-            if !guess.running {
+            if lead == 0 {
                 return Pace::Over;
             }
             if guess.entries >= lead {
@@ -165,18 +197,15 @@ impl Overlay {
             let known = guess.ahead.iter().find(|known| !known.prepared);
             (guess.last, guess.top, known.map(|known| known.ino))
         };
-        let next = if let Some(known) = known {
-            self.nodes.get(known)
-        } else {
-            let _names = self.names.read();
-            let last = self.nodes.get(last);
-            last.and_then(|last| self.next_of_walk(last, top))
+        let next = match known {
+            Some(known) => self.nodes.get(known),
+            None => self.next_below(last, top),
         };
         let Some(next) = next else {
             let mut guess = self.walk.0.lock();
-            guess.ends = guess.last == last;
-            guess.running &= !guess.ends;
-            return Pace::On;
+            guess.ends |= known.is_none() && guess.last == last;
+            guess.running = false;
+            return Pace::Over;
         };
         if known.is_none() {
             let mut guess = self.walk.0.lock();
@@ -185,7 +214,7 @@ impl Overlay {
             }
             guess.expect(next.ino);
         }
-        let entries = self.prepare(&next, entries).unwrap_or_else(|error| {
+        let entries = self.prepare(&next, entries, go_on).unwrap_or_else(|error| {
             tracing::debug!(ino = next.ino, %error, "cannot read ahead");
             0
         });
@@ -195,17 +224,20 @@ impl Overlay {
         Pace::On
     }
 
-    /// Nobody prepares anything until [`Overlay::read_ahead`] asks for it again.
-    pub fn pause_walk(&self) {
-        self.walk.0.lock().running = false;
+    fn parent_of(&self, ino: u64) -> Option<u64> {
+        let node = self.nodes.get(ino)?;
+        let above = node.state().aliases.first()?.parent.ino;
+        Some(above)
     }
 
-    /// The directory that a depth-first walk of `top` lists after `node`.
+    fn next_below(&self, ino: u64, top: u64) -> Option<Arc<Node>> {
+        let _names = self.names.read();
+        self.next_of_walk(self.nodes.get(ino)?, top)
+    }
+
+    /// The directory that a depth-first walk of `top` lists after `node`. The caller holds `names`.
     fn next_of_walk(&self, node: Arc<Node>, top: u64) -> Option<Arc<Node>> {
-        let first = {
-            let state = node.dir.as_ref()?.state.lock();
-            self.next_directory(&state, 0)
-        };
+        let first = self.next_directory(&node, 0);
         if first.is_some() {
             return first;
         }
@@ -215,11 +247,11 @@ impl Overlay {
                 return None;
             }
             let alias = node.state().aliases.first().cloned()?;
-            let next = {
+            let position = {
                 let state = alias.parent.dir.as_ref()?.state.lock();
-                let position = state.index.position(alias.name.get())?;
-                self.next_directory(&state, position + 1)
+                state.index.position(alias.name.get())?
             };
+            let next = self.next_directory(&alias.parent, position + 1);
             if next.is_some() {
                 return next;
             }
@@ -228,23 +260,25 @@ impl Overlay {
         None
     }
 
-    /// The first known directory in the listing from a position on.
-    fn next_directory(&self, state: &DirState, position: usize) -> Option<Arc<Node>> {
+    /// The first directory in the listing of `node` from a position on.
+    fn next_directory(&self, node: &Arc<Node>, position: usize) -> Option<Arc<Node>> {
+        let mut state = node.dir.as_ref()?.state.lock();
         let mut position = position;
-        while let Some((found, _, entry)) = state.index.next(position) {
+        loop {
+            let (found, _, entry) = state.index.next(position)?;
             if entry.kind == Kind::Directory {
-                return self.nodes.get(entry.node);
+                let child = self.child_at(node, &mut state, found).ok().flatten()?;
+                return Some(Arc::clone(child.node()));
             }
             position = found + 1;
         }
-        None
     }
 
     /// Lists a directory and reads attributes of `most` entries; says of how many it was.
-    fn prepare(&self, node: &Arc<Node>, most: usize) -> Result<usize> {
+    fn prepare(&self, node: &Arc<Node>, most: usize, go_on: &dyn Fn() -> bool) -> Result<usize> {
         let dir = node.dir.as_ref().ok_or(Errno::NOTDIR)?;
         let (mut after, mut entries) = (0, 0);
-        while entries < most {
+        while entries < most && go_on() {
             let _names = self.names.read();
             let mut state = dir.state.lock();
             self.complete_index(node, &mut state)?;

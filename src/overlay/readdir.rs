@@ -151,15 +151,28 @@ impl Overlay {
     ) -> Result<()> {
         if !state.index.unlistable {
             match self.complete_index(node, state) {
-                Err(Errno::ACCESS) => state.index = Index::unlistable(),
+                Err(Errno::ACCESS) => state.index.set_unlistable(),
                 other => return other,
             }
         }
-        if state.index.find(name).is_none() {
-            let found = self.merge(node, state, Some(name))?;
-            for entry in found.iter() {
-                state.index.add(entry.clone());
+        let known = state.index.find(name).map(|entry| entry.node);
+        if known.is_some() && !self.is_outdated(&state.index) {
+            return Ok(());
+        }
+        let found = self.merge(node, state, Some(name))?;
+        match (found.find(name), known) {
+            (Some(new), Some(node)) => {
+                let new = Entry {
+                    node,
+                    ..new.clone()
+                };
+                state.index.update(name, |entry| *entry = new);
             }
+            (Some(new), None) => state.index.add(new.clone()),
+            (None, Some(_)) => {
+                state.index.remove(name);
+            }
+            (None, None) => {}
         }
         Ok(())
     }

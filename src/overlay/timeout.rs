@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::Overlay;
 use super::index::{Entry, Index, Source};
 use super::node::{DirState, LookupRef, Node, Real};
-use crate::layer::attr::Attr;
+use crate::layer::attr::{Attr, Kind};
 
 impl Overlay {
     /// Whether a listing is older than what was read of the layers may be (`timeout=`).
@@ -24,10 +24,18 @@ impl Overlay {
         entry: &Entry,
     ) -> bool {
         let node = known.node();
-        if self.options.timeout.is_none() || node.dir.is_some() {
+        if self.options.timeout.is_none() {
             return true;
         }
         let name = entry.name.get();
+        if node.dir.is_some() {
+            // Its own index is asked again, which layers it is merged from is not.
+            let same = entry.kind == Kind::Directory;
+            if !same {
+                node.state().aliases.retain(|alias| !alias.is(parent, name));
+            }
+            return same;
+        }
         let identity = |attr: &Attr| (attr.dev, attr.ino);
         let before = identity(&node.state().attr);
         // The name may have appeared in a layer above.

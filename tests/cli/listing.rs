@@ -169,7 +169,8 @@ fn a_walk_that_only_lists_is_read_ahead_by_a_thread_and_stats_tell() {
     place.done(&["mount", "--lower", "lower", "merged"]);
     assert_eq!(run("find ."), 1002);
     assert!(has_thread());
-    assert!((1..=400).contains(&ahead()), "{}", ahead());
+    // The reader by itself reads ahead until it is sure that somebody only lists: eight directories.
+    assert!((20..=401).contains(&ahead()), "{}", ahead());
 }
 
 #[test]

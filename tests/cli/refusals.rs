@@ -44,6 +44,18 @@ fn a_missing_lower_layer_is_named() {
 }
 
 #[test]
+fn a_mountpoint_without_layers_is_not_taken_for_an_image() {
+    let place = Place::new();
+    for args in [
+        &["--upper", "upper", "--work", "work", "merged"][..],
+        &["-o", "upperdir=upper,workdir=work", "merged"],
+        &["--ephemeral", "merged"],
+    ] {
+        assert_contains(&refused(&place, USAGE, args), "no lower layer is given");
+    }
+}
+
+#[test]
 fn a_lower_layer_that_is_a_file_is_named() {
     let place = Place::new();
     let sentence = refused(&place, LOWER, &["--lower", "lower/file", "merged"]);

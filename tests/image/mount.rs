@@ -184,6 +184,15 @@ fn single_layers_are_shown_beside_the_merged_tree_and_what_the_image_has_there_i
 }
 
 #[test]
+fn a_directory_by_the_name_of_an_image_is_not_in_its_way() {
+    let place = loaded();
+    place.done(&["tag", "app:1", "app"]);
+    fs::create_dir(place.path("app")).unwrap();
+    let printed = place.done(&["mount", "--ephemeral", "app", "--", "cat", "f"]);
+    assert_eq!(printed, "3");
+}
+
+#[test]
 fn without_a_mountpoint_one_is_chosen_printed_and_removed_afterwards() {
     let place = loaded();
     let printed = place.done(&["mount", "app:1"]);

@@ -1,12 +1,12 @@
 //! Who may do what. Root sets the scene, threads with other ids act.
 
 use std::fs;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, PermissionsExt};
 
 use rustix::fs::{Access, AtFlags, CWD, XattrFlags, accessat};
 use rustix::io::Errno;
 
-use crate::support::{Fixture, as_member, as_user, is_root, requires};
+use crate::support::{Fixture, as_member, as_user, is_kernel, is_root, requires};
 
 const ONE_USER: &str = "needs several users";
 
@@ -271,6 +271,64 @@ fn a_directory_that_its_owner_may_only_search_is_merged_like_others() {
     }
     fs.rmdir("d");
     fs.assert_state("", "d whiteout");
+}
+
+#[test]
+fn what_is_known_of_a_directory_that_may_only_be_searched_keeps_its_name_and_number() {
+    let moves = crate::support::has_redirects();
+    for timeout in [false, true] {
+        if timeout && is_kernel() {
+            continue;
+        }
+        let mut fixture = Fixture::new()
+            .lower("d/f 'f'; d/sub/in 'in'; d/first '1'")
+            .lowers_change();
+        if timeout {
+            fixture = fixture.option("timeout=0");
+        }
+        let mut merged = fixture.mount();
+        // Not before, because the test could not list it either to see that it does not change.
+        let lower = merged.lower(0, "d");
+        let set_mode =
+            |mode| fs::set_permissions(&lower, fs::Permissions::from_mode(mode)).unwrap();
+        set_mode(0o300);
+        merged.rename("d/first", "d/second");
+        assert_eq!(merged.text("d/second"), "1");
+        let (file, dir) = (merged.inode("d/f"), merged.inode("d/sub"));
+        assert_eq!(
+            (merged.text("d/f"), merged.text("d/sub/in")),
+            ("f".into(), "in".into())
+        );
+        merged.write("d/new", "new");
+        assert!((0..10).all(|number| merged.is_absent(format!("d/{number}"))));
+        merged.rename("d/f", "d/g");
+        merged.append("d/g", "+");
+        assert_eq!(
+            (merged.text("d/g"), merged.inode("d/g")),
+            ("f+".into(), file)
+        );
+        assert_eq!(merged.inode("d/sub"), dir);
+        if moves {
+            merged.rename("d/sub", "d/x");
+            merged.write("d/x/more", "more");
+        }
+        merged.remount();
+        assert!(merged.is_absent("d/f") && merged.is_absent("d/first"));
+        assert_eq!(
+            (merged.text("d/g"), merged.text("d/second")),
+            ("f+".into(), "1".into())
+        );
+        merged.umount();
+        set_mode(0o755);
+        merged.mount().unwrap();
+        merged.chmod("d", 0o755);
+        let sub = if moves {
+            "d/x/in 'in'; d/x/more 'more'"
+        } else {
+            "d/sub/in 'in'"
+        };
+        merged.assert_merged(&format!("d/g 'f+'; d/new 'new'; d/second '1'; {sub}"));
+    }
 }
 
 #[test]

@@ -2,11 +2,14 @@
 
 use std::fs;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use super::*;
-use crate::layer::stack::{Stack, StackConfig};
+use crate::layer::name::{Name, OwnedName};
+use crate::layer::stack::{Stack, StackConfig, UpperConfig};
 use crate::overlay::Options;
 use crate::overlay::options::Limits;
+use crate::overlay::rename::Mode;
 
 const ENTRIES: usize = 100;
 
@@ -27,6 +30,17 @@ fn ten_directories(base: &Path) {
         fs::write(dir.join("g"), "g").unwrap();
     }
     fs::create_dir(base.join("other")).unwrap();
+}
+
+/// `d0` and so on, without anything in them.
+fn flat(base: &Path, number: usize) {
+    for number in 0..number {
+        fs::create_dir(base.join(format!("d{number}"))).unwrap();
+    }
+}
+
+fn name(name: &str) -> OwnedName {
+    Name::from_bytes(name.as_bytes()).unwrap().to_owned()
 }
 
 /// The directories in `ino`, in the order they are listed; each is looked up, as READDIRPLUS does.
@@ -56,8 +70,11 @@ fn walk(overlay: &Overlay, ino: u64, listed: &mut impl FnMut(u64)) {
 }
 
 fn child(overlay: &Overlay, parent: u64, name: &str) -> u64 {
-    let name = crate::layer::name::Name::from_bytes(name.as_bytes()).unwrap();
-    overlay.lookup(parent, name).unwrap().unwrap().ino
+    overlay
+        .lookup(parent, self::name(name).get())
+        .unwrap()
+        .unwrap()
+        .ino
 }
 
 fn read_ahead(overlay: &Overlay) -> u64 {
@@ -68,6 +85,7 @@ fn read_ahead(overlay: &Overlay) -> u64 {
 
 /// Does what is to be done until there is nothing more.
 fn run(overlay: &Overlay) -> Pace {
+    overlay.start_walk();
     loop {
         match overlay.walk_on(ENTRIES) {
             Pace::On => {}
@@ -124,10 +142,9 @@ fn nothing_outside_of_where_the_walk_began_is_read() {
 #[test]
 fn listings_in_no_order_read_nothing_ahead() {
     let base = tempfile::tempdir().unwrap();
-    ten_directories(base.path());
+    flat(base.path(), 20);
     let overlay = overlay(base.path(), Options::default());
-    let top = child(&overlay, ROOT, "top");
-    let mut dirs = list(&overlay, top);
+    let mut dirs = list(&overlay, ROOT);
     dirs.reverse();
     for dir in dirs {
         list(&overlay, dir);
@@ -135,6 +152,151 @@ fn listings_in_no_order_read_nothing_ahead() {
     }
     assert_eq!(overlay.walk_on(ENTRIES), Pace::Over);
     assert_eq!(read_ahead(&overlay), 0);
+}
+
+#[test]
+fn a_listing_by_somebody_else_interrupts_a_walk_for_two_directories() {
+    let base = tempfile::tempdir().unwrap();
+    flat(base.path(), 20);
+    fs::create_dir_all(base.path().join("z/z")).unwrap();
+    let overlay = overlay(base.path(), Options::default());
+    let mut asked = Vec::new();
+    let mut number = 0;
+    walk(&overlay, ROOT, &mut |ino| {
+        if overlay.read_ahead(ino) {
+            asked.push(number);
+            overlay.prepare_next(ENTRIES, &|| true);
+        }
+        number += 1;
+        if number == 10 {
+            let other = child(&overlay, child(&overlay, ROOT, "z"), "z");
+            list(&overlay, other);
+            overlay.read_ahead(other);
+        }
+    });
+    // All from the third on, but for those that it takes to see a walk again.
+    let missing = |asked: &[i32]| (2..22).filter(|number| !asked.contains(number)).count();
+    assert!((2..=5).contains(&missing(&asked)), "{asked:?}");
+    assert!(asked.iter().any(|&number| number > 12), "{asked:?}");
+}
+
+#[test]
+fn directories_behind_the_first_reply_are_expected_too() {
+    let base = tempfile::tempdir().unwrap();
+    for number in 0..300 {
+        fs::write(base.path().join(format!("f{number}")), "").unwrap();
+        fs::create_dir(base.path().join(format!("d{number}"))).unwrap();
+    }
+    let overlay = overlay(base.path(), Options::default());
+    let mut names = 0;
+    // The first reply has room for two.
+    overlay
+        .read_dir(ROOT, 0, true, |_| {
+            names += 1;
+            names > 2
+        })
+        .unwrap();
+    overlay.read_ahead(ROOT);
+    let mut hits = 0;
+    for dir in list(&overlay, ROOT) {
+        list(&overlay, dir);
+        hits += i32::from(overlay.read_ahead(dir));
+    }
+    assert!(hits > 290, "{hits}");
+}
+
+#[test]
+fn a_directory_that_is_gone_when_its_turn_comes_ends_nothing_for_good() {
+    let base = tempfile::tempdir().unwrap();
+    flat(base.path(), 20);
+    let overlay = overlay(base.path(), Options::default());
+    let dirs = list(&overlay, ROOT);
+    overlay.read_ahead(ROOT);
+    for (number, &dir) in dirs.iter().enumerate() {
+        if number == 8 {
+            overlay.nodes.forget(dir, u64::MAX);
+            overlay.node(dir).unwrap().state().aliases.clear();
+            overlay.nodes.forget(dir, 1);
+            continue;
+        }
+        list(&overlay, dir);
+        if overlay.read_ahead(dir) {
+            overlay.prepare_next(ENTRIES, &|| true);
+        }
+    }
+    assert!(read_ahead(&overlay) > 10, "{}", read_ahead(&overlay));
+}
+
+/// What is in memory agrees with the layers after all, whoever was faster.
+#[test]
+fn changes_beside_read_ahead_are_shown_as_they_were_made() {
+    let base = tempfile::tempdir().unwrap();
+    let (lower, upper, work) = (
+        base.path().join("lower"),
+        base.path().join("upper"),
+        base.path().join("work"),
+    );
+    for dir in [&lower, &upper, &work] {
+        fs::create_dir(dir).unwrap();
+    }
+    for number in 0..60 {
+        fs::create_dir_all(lower.join(format!("d{number}/s"))).unwrap();
+        fs::write(lower.join(format!("d{number}/f")), "f").unwrap();
+        fs::write(lower.join(format!("d{number}/s/g")), "g").unwrap();
+    }
+    let config = StackConfig {
+        lowers: vec![lower.into()],
+        upper: Some(UpperConfig { upper, work }),
+        ..StackConfig::default()
+    };
+    let overlay = Overlay::new(Stack::open(&config).unwrap(), Options::default()).unwrap();
+    let (done, prepared) = (AtomicBool::new(false), AtomicU64::new(0));
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(Ordering::Relaxed) {
+                // As if a walk were always about to come to the next directory.
+                let next = overlay
+                    .next_below(ROOT, ROOT)
+                    .map_or(ROOT, |first| first.ino);
+                let mut at = next;
+                while let Some(dir) = overlay.next_below(at, ROOT) {
+                    let entries = overlay.prepare(&dir, ENTRIES, &|| true).unwrap_or(0);
+                    prepared.fetch_add(u64::try_from(entries).unwrap(), Ordering::Relaxed);
+                    at = dir.ino;
+                }
+            }
+        });
+        for number in 0..60 {
+            let dir = child(&overlay, ROOT, &format!("d{number}"));
+            match number % 3 {
+                0 => overlay.unlink(dir, name("f").get()).unwrap(),
+                1 => {
+                    let (from, to) = (name("f"), name("moved"));
+                    overlay
+                        .rename((dir, from.get()), (dir, to.get()), Mode::Replace)
+                        .unwrap();
+                }
+                _ => {
+                    let sub = child(&overlay, dir, "s");
+                    overlay.unlink(sub, name("g").get()).unwrap();
+                    overlay.remove_dir(dir, name("s").get()).unwrap();
+                }
+            }
+        }
+        done.store(true, Ordering::Relaxed);
+    });
+    assert!(prepared.load(Ordering::Relaxed) > 0);
+    for number in 0..60 {
+        let dir = child(&overlay, ROOT, &format!("d{number}"));
+        let has = |file: &str| overlay.lookup(dir, name(file).get()).unwrap().is_some();
+        let shown = (has("f"), has("moved"), has("s"));
+        let made = [
+            (false, false, true),
+            (false, true, true),
+            (true, false, false),
+        ];
+        assert_eq!(shown, made[number % 3], "d{number}");
+    }
 }
 
 #[test]
@@ -152,10 +314,12 @@ fn with_a_small_cache_the_lead_is_small_and_the_walk_is_waited_for() {
     let overlay = overlay(base.path(), options);
     let mut waited = Vec::new();
     walk(&overlay, ROOT, &mut |ino| {
-        overlay.read_ahead(ino);
-        if let Pace::Wait(at) = run(&overlay) {
+        if overlay.read_ahead(ino)
+            && let Pace::Wait(at) = run(&overlay)
+        {
             assert_eq!(at, ino);
             waited.push(ino);
+            overlay.pause_walk();
         }
     });
     assert!(waited.len() > 10, "{waited:?}");
@@ -172,6 +336,8 @@ fn a_paused_walk_goes_on_when_it_is_asked_for() {
         let asked = overlay.read_ahead(ino);
         assert_eq!(asked, listed > 2 && read_ahead(&overlay) < 20, "{listed}");
         if asked {
+            assert_eq!(overlay.walk_on(ENTRIES), Pace::Over);
+            overlay.start_walk();
             assert_eq!(overlay.walk_on(ENTRIES), Pace::On);
             overlay.pause_walk();
             assert_eq!(overlay.walk_on(ENTRIES), Pace::Over);
