@@ -326,7 +326,7 @@ impl Overlay {
             best_effort("take a copy out of the index again", removed);
         }
         linked?;
-        node.state().union_nlink = Some(union);
+        node.state().set_union_nlink(union);
         Ok(())
     }
 
@@ -348,7 +348,7 @@ impl Overlay {
         let parent_fd = self.upper_dir(&alias.parent)?;
         let parent_attr = upper.stat(upper.pinned(parent_fd.as_fd()).read())?;
         let held = self.held(node)?;
-        if let Some(union) = node.state().union_nlink {
+        if let Some(union) = node.state().union_nlink() {
             let offset = i32::try_from(i64::from(union) - i64::from(lower.nlink)).unwrap_or(0);
             let mark = NlinkMark::Lower(offset).encode();
             upper.set_mark_if_possible(held.change(upper), Mark::Nlink, mark.as_bytes())?;
@@ -396,7 +396,7 @@ impl Overlay {
         });
         let mut state = node.state();
         state.real = real;
-        state.moves += 1;
+        state.moves = state.moves.wrapping_add(1);
         // What identifies the object from now on; the rest is read again.
         state.attr = attr;
         state.data = data.map(Box::new);
@@ -458,7 +458,7 @@ impl Overlay {
         upper.remove_mark(at, Mark::Redirect)?;
         let mut state = node.state();
         state.data = None;
-        state.moves += 1;
+        state.moves = state.moves.wrapping_add(1);
         let slot = self.stack.fds.files.slot();
         slot.put(fd);
         state.set_open_file(Some((slot, true)));

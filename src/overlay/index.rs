@@ -33,9 +33,14 @@ pub struct Entry {
     pub source: Source,
     /// A lower layer shows something by this name (or would, without the upper).
     pub below: bool,
-    /// Lower layers (positions in the directory's list) in which it is a directory to merge, topmost first.
-    pub parts: Parts,
+    /// The first of the [`Entry::parts`], or `NO_PART`.
+    part: u16,
+    /// All of them, if they are more than one.
+    parts: Option<Box<SmallVec<[u16; 12]>>>,
 }
+
+/// No layer is at this position: there are at most 65,535.
+const NO_PART: u16 = u16::MAX;
 
 impl Entry {
     /// A name without a node, in no layer to merge with.
@@ -46,7 +51,27 @@ impl Entry {
             kind,
             source,
             below,
-            parts: Parts::None,
+            part: NO_PART,
+            parts: None,
+        }
+    }
+
+    /// Lower layers (positions in the directory's list) in which it is a directory to merge, topmost first. Almost
+    /// always none or one.
+    pub fn parts(&self) -> &[u16] {
+        match &self.parts {
+            Some(parts) => parts,
+            None if self.part == NO_PART => &[],
+            None => std::slice::from_ref(&self.part),
+        }
+    }
+
+    /// Adds one below the others.
+    pub fn add_part(&mut self, position: u16) {
+        match &mut self.parts {
+            Some(parts) => parts.push(position),
+            None if self.part == NO_PART => self.part = position,
+            None => self.parts = Some(Box::new(smallvec![self.part, position])),
         }
     }
 }
@@ -60,41 +85,6 @@ pub enum Source {
     Lower(u16),
     /// The upper holds a whiteout: the name does not exist.
     Whiteout,
-}
-
-/// A short list of positions; almost always empty or one long.
-#[derive(Clone, Debug, Default)]
-pub enum Parts {
-    /// None.
-    #[default]
-    None,
-    /// One.
-    One(u16),
-    /// More.
-    Many(Box<SmallVec<[u16; 12]>>),
-}
-
-impl Parts {
-    /// The positions.
-    pub fn as_slice(&self) -> &[u16] {
-        match self {
-            Self::None => &[],
-            Self::One(position) => std::slice::from_ref(position),
-            Self::Many(positions) => positions,
-        }
-    }
-
-    /// Adds a position at the end.
-    pub fn push(&mut self, position: u16) {
-        *self = match std::mem::take(self) {
-            Self::None => Self::One(position),
-            Self::One(first) => Self::Many(Box::new(smallvec![first, position])),
-            Self::Many(mut positions) => {
-                positions.push(position);
-                Self::Many(positions)
-            }
-        };
-    }
 }
 
 /// A place in the listing order. A removed entry leaves an empty one until the next compaction.

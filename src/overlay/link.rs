@@ -84,7 +84,7 @@ impl Overlay {
         let marks = self.upper()?.marks(At::Entry(index.as_fd(), name.get()))?;
         let mut state = State::new(attr, Real::Indexed(name));
         let union = union_nlink(marks.nlink, attr.nlink, || Some(lower.nlink));
-        state.union_nlink = Some(union);
+        state.set_union_nlink(union);
         state.attr.nlink = union;
         if marks.metacopy {
             let data = self.stack.data_of(file, lower)?;
@@ -118,7 +118,7 @@ impl Overlay {
     /// Writes the union's link count, relative to the upper inode: before that gains or loses a name together with the
     /// union, or after it gained one that the union had already.
     pub(super) fn store_nlink(&self, node: &Arc<Node>) -> Result<()> {
-        let Some(union) = node.state().union_nlink else {
+        let Some(union) = node.state().union_nlink() else {
             return Ok(());
         };
         let upper = self.upper()?;
@@ -132,9 +132,9 @@ impl Overlay {
     /// Changes the union's link count in memory after a name came or went.
     pub(super) fn count_link(node: &Node, by: i32) {
         let mut state = node.state();
-        state.union_nlink = state
-            .union_nlink
-            .map(|count| count.saturating_add_signed(by));
+        if let Some(count) = state.union_nlink() {
+            state.set_union_nlink(count.saturating_add_signed(by));
+        }
         state.stale();
     }
 
@@ -143,7 +143,7 @@ impl Overlay {
         let entry = {
             let state = node.state();
             match &state.real {
-                Real::Indexed(name) if state.union_nlink == Some(0) => name.clone(),
+                Real::Indexed(name) if state.union_nlink() == Some(0) => name.clone(),
                 _ => return Ok(()),
             }
         };

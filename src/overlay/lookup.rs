@@ -6,7 +6,7 @@ use std::sync::Arc;
 use rustix::io::{Errno, Result};
 use smallvec::SmallVec;
 
-use super::index::{Entry, Parts, Source};
+use super::index::{Entry, Source};
 use super::node::{Alias, Dir, DirState, Inserted, LookupRef, Node, Real, State};
 use super::{Found, Overlay};
 use crate::layer::at::At;
@@ -101,26 +101,14 @@ impl Overlay {
         } else {
             Source::Lower(0)
         };
-        let parts = if state.in_upper {
-            Parts::None
-        } else {
-            Parts::One(0)
-        };
-        let entry = Entry {
-            name: name.to_owned(),
-            node: 0,
-            kind: Kind::File,
-            source,
-            below: false,
-            parts,
-        };
+        let mut entry = Entry::new(name.to_owned(), Kind::File, source, false);
+        if !state.in_upper {
+            entry.add_part(0);
+        }
         let found = self.resolve(parent, state, &entry)?;
         if let Some(found) = &found {
-            state.index.add(Entry {
-                node: found.node().ino,
-                kind: found.node().kind,
-                ..entry
-            });
+            (entry.node, entry.kind) = (found.node().ino, found.node().kind);
+            state.index.add(entry);
         } else {
             state.index.misses += 1;
             if state.index.misses >= MISSES_BEFORE_INDEX {
@@ -253,8 +241,8 @@ impl Overlay {
                 ((lower.dev, lower.ino) == (dev, ino)).then_some(lower.nlink)
             };
             if let Some(name) = self.index_entry(origin, &attr)? {
-                file.union_nlink = Some(union_nlink(marks.nlink, attr.nlink, lower_nlink));
-                file.attr.nlink = file.union_nlink.unwrap_or(attr.nlink);
+                file.attr.nlink = union_nlink(marks.nlink, attr.nlink, lower_nlink);
+                file.set_union_nlink(file.attr.nlink);
                 file.real = Real::Indexed(name);
             }
         }
@@ -327,7 +315,7 @@ impl Overlay {
     /// The lower directories merged under `entry`. `attr` are those of its topmost object.
     fn lower_parts(&self, state: &DirState, entry: &Entry, attr: &Attr) -> Result<Lowers> {
         let mut lowers = Lowers::new();
-        for &position in entry.parts.as_slice() {
+        for &position in entry.parts() {
             let position = usize::from(position);
             let Some(dir) = state.lowers.get(position) else {
                 continue;

@@ -10,7 +10,7 @@
 use std::collections::VecDeque;
 use std::hash::BuildHasher;
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use hashbrown::HashTable;
@@ -40,6 +40,9 @@ pub struct Node {
     pub kind: Kind,
     /// It is in the list of unreferenced nodes; changed under the lock of the table.
     cold: AtomicBool,
+    /// References the kernel (or a request in flight) holds; changed under the lock of the table. Who reaches the
+    /// maximum stays for ever.
+    lookups: AtomicU32,
     /// Held while its data is copied up: a second writer waits, nobody else. Taken before any other lock.
     pub copying: Mutex<()>,
     /// Directory part. Lock order: parent before child, then `state`.
@@ -72,6 +75,9 @@ pub enum Real {
     Pinned(Arc<OwnedFd>),
 }
 
+/// No filesystem has so many links.
+const NO_COUNT: u32 = u32::MAX;
+
 /// The part of a node that changes.
 #[derive(Debug)]
 #[expect(
@@ -88,7 +94,7 @@ pub struct State {
     /// Where the object is.
     pub real: Real,
     /// Counts the times the place of its data changed, so that a file opened before is not kept.
-    pub moves: u32,
+    pub moves: u16,
     /// For a metadata-only copy: where the data still is.
     pub data: Option<Box<LowerFile>>,
     /// Names it is known by. Empty for the root and for unlinked nodes.
@@ -97,8 +103,8 @@ pub struct State {
     io: Option<Arc<FdSlot>>,
     /// The open file takes writes.
     writable: bool,
-    /// Names in the whole union, for an indexed inode.
-    pub union_nlink: Option<u32>,
+    /// See [`State::union_nlink`]; `NO_COUNT` for none.
+    union: u32,
     /// The kernel writes the file itself, so `attr` is never fresh for long.
     pub behind: bool,
     /// Another node has taken over its name, see `Overlay::detach`.
@@ -198,10 +204,30 @@ impl Node {
             generation,
             kind,
             cold: AtomicBool::new(false),
+            lookups: AtomicU32::new(0),
             copying: Mutex::new(()),
             dir: dir.map(Box::new),
             state: Mutex::new(state),
         }
+    }
+
+    fn count(&self, more: u32) {
+        let lookups = self.lookups.load(Ordering::Relaxed);
+        self.lookups
+            .store(lookups.saturating_add(more), Ordering::Relaxed);
+    }
+
+    fn discount(&self, less: u64) {
+        let lookups = self.lookups.load(Ordering::Relaxed);
+        if lookups < u32::MAX {
+            let less = u32::try_from(less).unwrap_or(u32::MAX);
+            self.lookups
+                .store(lookups.saturating_sub(less), Ordering::Relaxed);
+        }
+    }
+
+    fn is_referenced(&self) -> bool {
+        self.lookups.load(Ordering::Relaxed) > 0
     }
 
     /// Locks the changing part.
@@ -268,7 +294,7 @@ impl State {
             aliases: SmallVec::new(),
             io: None,
             writable: false,
-            union_nlink: None,
+            union: NO_COUNT,
             behind: false,
             replaced: false,
             no_caps: false,
@@ -277,6 +303,16 @@ impl State {
 }
 
 impl State {
+    /// Names in the whole union, for an indexed inode.
+    pub fn union_nlink(&self) -> Option<u32> {
+        (self.union != NO_COUNT).then_some(self.union)
+    }
+
+    /// Notes how many they are.
+    pub fn set_union_nlink(&mut self, count: u32) {
+        self.union = count;
+    }
+
     /// Its open file, and whether that takes writes.
     pub fn open_file(&self) -> Option<(Arc<FdSlot>, bool)> {
         let slot = self.io.as_ref()?;
@@ -310,17 +346,10 @@ impl Alias {
     }
 }
 
-#[derive(Debug)]
-struct Known {
-    node: Arc<Node>,
-    /// References the kernel (or a request in flight) holds.
-    lookups: u64,
-}
-
 /// The table itself keeps no numbers, only nodes, which have theirs.
 #[derive(Debug, Default)]
 struct Nodes {
-    known: HashTable<Known>,
+    known: HashTable<Arc<Node>>,
     /// Nodes without references, oldest first; may name nodes referenced again since, and nodes that are gone.
     cold: VecDeque<u64>,
 }
@@ -330,20 +359,13 @@ fn hash(ino: u64) -> u64 {
 }
 
 impl Nodes {
-    fn get(&self, ino: u64) -> Option<&Known> {
-        self.known.find(hash(ino), |known| known.node.ino == ino)
-    }
-
-    fn get_mut(&mut self, ino: u64) -> Option<&mut Known> {
-        self.known
-            .find_mut(hash(ino), |known| known.node.ino == ino)
+    fn get(&self, ino: u64) -> Option<&Arc<Node>> {
+        self.known.find(hash(ino), |known| known.ino == ino)
     }
 
     fn remove(&mut self, ino: u64) -> Option<Arc<Node>> {
-        let found = self
-            .known
-            .find_entry(hash(ino), |known| known.node.ino == ino);
-        found.ok().map(|found| found.remove().0.node)
+        let found = self.known.find_entry(hash(ino), |known| known.ino == ino);
+        found.ok().map(|found| found.remove().0)
     }
 
     /// Takes the oldest unreferenced node out of the table. A directory stays while nodes below it are known: they
@@ -351,12 +373,12 @@ impl Nodes {
     fn evict_oldest(&mut self) -> Option<Arc<Node>> {
         let oldest = self.cold.pop_front()?;
         let known = self.get(oldest)?;
-        known.node.cold.store(false, Ordering::Relaxed);
-        if known.lookups > 0 {
+        known.cold.store(false, Ordering::Relaxed);
+        if known.is_referenced() {
             return None;
         }
-        if Arc::strong_count(&known.node) > 1 {
-            known.node.cold.store(true, Ordering::Relaxed);
+        if Arc::strong_count(known) > 1 {
+            known.cold.store(true, Ordering::Relaxed);
             self.cold.push_back(oldest);
             return None;
         }
@@ -420,20 +442,17 @@ impl NodeTable {
 
     /// The node of a request.
     pub fn get(&self, ino: u64) -> Option<Arc<Node>> {
-        self.nodes
-            .lock()
-            .get(ino)
-            .map(|known| Arc::clone(&known.node))
+        self.nodes.lock().get(ino).map(Arc::clone)
     }
 
     /// A counted reference to a node.
     pub fn reference(&self, ino: u64) -> Option<LookupRef<'_>> {
-        let mut nodes = self.nodes.lock();
-        let known = nodes.get_mut(ino)?;
-        known.lookups += 1;
+        let nodes = self.nodes.lock();
+        let node = nodes.get(ino)?;
+        node.count(1);
         Some(LookupRef {
             table: self,
-            node: Arc::clone(&known.node),
+            node: Arc::clone(node),
             kept: false,
         })
     }
@@ -446,19 +465,17 @@ impl NodeTable {
             node,
             kept: false,
         };
-        let rehash = |known: &Known| hash(known.node.ino);
-        let same = |known: &Known| known.node.ino == number;
+        let rehash = |known: &Arc<Node>| hash(known.ino);
+        let same = |known: &Arc<Node>| known.ino == number;
         match nodes.known.entry(hash(number), same, rehash) {
-            Entry::Occupied(mut taken) => {
-                taken.get_mut().lookups += 1;
-                Inserted::Taken(reference(Arc::clone(&taken.get().node)))
+            Entry::Occupied(taken) => {
+                taken.get().count(1);
+                Inserted::Taken(reference(Arc::clone(taken.get())))
             }
             Entry::Vacant(free) => {
                 let node = Arc::new(make());
-                free.insert(Known {
-                    node: Arc::clone(&node),
-                    lookups: 1,
-                });
+                node.count(1);
+                free.insert(Arc::clone(&node));
                 Inserted::New(reference(node))
             }
         }
@@ -468,16 +485,16 @@ impl NodeTable {
     pub fn forget(&self, ino: u64, count: u64) {
         let mut freed = SmallVec::<[Arc<Node>; 4]>::new();
         let mut nodes = self.nodes.lock();
-        let Some(known) = nodes.get_mut(ino) else {
+        let Some(known) = nodes.get(ino) else {
             return;
         };
-        known.lookups = known.lookups.saturating_sub(count);
-        if known.lookups > 0 || ino == ROOT {
+        known.discount(count);
+        if known.is_referenced() || ino == ROOT {
             return;
         }
-        if known.node.state().aliases.is_empty() {
+        if known.state().aliases.is_empty() {
             freed.extend(nodes.remove(ino));
-        } else if !known.node.cold.swap(true, Ordering::Relaxed) {
+        } else if !known.cold.swap(true, Ordering::Relaxed) {
             nodes.cold.push_back(ino);
         }
         let mut looks = nodes.cold.len();
@@ -500,7 +517,7 @@ impl NodeTable {
         self.nodes
             .lock()
             .get(ino)
-            .is_some_and(|known| known.lookups > 0)
+            .is_some_and(|known| known.is_referenced())
     }
 
     /// Number of nodes, and how many of them nobody references.

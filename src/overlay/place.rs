@@ -240,7 +240,7 @@ impl Overlay {
         if let Some(data) = &state.data {
             attr.blocks = data.stat().map_or(attr.blocks, |data| data.blocks);
         }
-        if let Some(union) = state.union_nlink {
+        if let Some(union) = state.union_nlink() {
             attr.nlink = union;
         }
         // A change that came in between makes what was read old already.

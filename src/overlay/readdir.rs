@@ -8,7 +8,7 @@ use std::sync::Arc;
 use rustc_hash::FxHashSet;
 use rustix::io::{Errno, Result};
 
-use super::index::{Entry, Index, Parts, Source};
+use super::index::{Entry, Index, Source};
 use super::node::{DirState, Node, ROOT};
 use super::{Found, Overlay};
 use crate::layer::at::At;
@@ -162,10 +162,8 @@ impl Overlay {
         let found = self.merge(node, state, Some(name))?;
         match (found.find(name), known) {
             (Some(new), Some(node)) => {
-                let new = Entry {
-                    node,
-                    ..new.clone()
-                };
+                let mut new = new.clone();
+                new.node = node;
                 state.index.update(name, |entry| *entry = new);
             }
             (Some(new), None) => state.index.add(new.clone()),
@@ -385,13 +383,13 @@ impl Merge {
                 None => {
                     let mut entry = Entry::new(name, kind, Source::Lower(position), true);
                     if directory {
-                        entry.parts = Parts::One(position);
+                        entry.add_part(position);
                     }
                     self.index.add(entry);
                 }
                 Some(_) if directory => {
                     self.index
-                        .update(name.get(), |entry| entry.parts.push(position));
+                        .update(name.get(), |entry| entry.add_part(position));
                 }
                 Some(_) => {
                     self.closed.insert(name);

@@ -196,10 +196,10 @@ impl Overlay {
             let mut state = node.state();
             state.aliases.retain(|alias| !alias.is(parent, name));
             if let Real::Lower(_) = state.real {
-                let count = state.union_nlink.unwrap_or(state.attr.nlink);
-                state.union_nlink = Some(count.saturating_sub(1));
-            } else if let Some(count) = state.union_nlink {
-                state.union_nlink = Some(count.saturating_sub(1));
+                let count = state.union_nlink().unwrap_or(state.attr.nlink);
+                state.set_union_nlink(count.saturating_sub(1));
+            } else if let Some(count) = state.union_nlink() {
+                state.set_union_nlink(count.saturating_sub(1));
             }
             state.stale();
             state.aliases.is_empty()
