@@ -34,7 +34,9 @@ class Workload:
     settle: tuple = ()  # a command run in an earlier mount of the same upper, so that "cold" is only cold
     plain: str = "kept"  # what ext4 starts from: the kept copy, a copy to destroy, nothing
     long: bool = False  # left out by --quick
-    own_disk: bool = False  # upper and workdir on a new ext4, where only root can make one
+    # Upper and workdir on a new ext4, where root can make one: on another, creating many files measures how long ext4
+    # searches for inodes that were not freed lately.
+    own_disk: bool = False
     environment: dict = field(default_factory=dict)
 
 
@@ -106,23 +108,24 @@ def _mutating(data, as_user, quick):
         Workload("untar", "npm", (
             Phase("untar", "untar of the rootfs into the mount", untar, (2.5, 1.8), cwd="scratch"),
             Phase("untar-rm", "`rm -rf` of that tree", ("rm", "-rf", "scratch"), (3.0, 1.5))),
-            CONTENT, prepare=scratch, plain="empty"),
+            CONTENT, prepare=scratch, plain="empty", own_disk=True),
         Workload("rm-lower", "npm", (
-            Phase("rm-lower", "`rm -rf` of the lower npm tree", ("rm", "-rf", "app"), (3.0, 1.5)),), plain="copy"),
+            Phase("rm-lower", "`rm -rf` of the lower npm tree", ("rm", "-rf", "app"), (3.0, 1.5)),), plain="copy",
+            own_disk=True),
         Workload("files", "npm", (
             Phase("create", f"create {count:,} files of 4 KiB", (ops, "create", str(count)), (3.0, 1.5), cwd="scratch"),
             Phase("rename", "rename them", (ops, "rename", str(count)), (4.0, 1.8), cwd="scratch"),
             Phase("unlink", "unlink them", (ops, "unlink", str(count)), (5.0, 2.4), cwd="scratch")),
-            # Otherwise it measures how long ext4 searches for inodes that were not freed lately.
             CONTENT, prepare=scratch, plain="empty", own_disk=True),
         Workload("chmod", "npm", (
             Phase("chmod", "`chmod -R` over the lower npm tree (plyfs: metacopy)", ("chmod", "-R", "g+w", "app"),
                   (0.15, 0.1)),),
-            ("ext4", "kernel", "kernel-volatile", "plyfs-metacopy", *PEERS), plain="copy", long=True),
+            ("ext4", "kernel", "kernel-volatile", "plyfs-metacopy", *PEERS), plain="copy", long=True, own_disk=True),
         Workload("append", "npm", (
             Phase("append", "append a line to 5,000 lower files", (ops, "append", str(names / "append")), (1.2, 1.0),
                   bar_volatile=(0.5, 0.35)),),
-            ("ext4", "kernel", "kernel-volatile", "plyfs", "plyfs-volatile", *PEERS), plain="copy", long=True),
+            ("ext4", "kernel", "kernel-volatile", "plyfs", "plyfs-volatile", *PEERS), plain="copy", long=True,
+            own_disk=True),
         Workload("mv-lower", "npm", (
             Phase("mv-lower", "`mv` of the lower npm tree", ("mv", "app", "moved"), (0.01, 0.01)),), plain="copy",
             long=True),
