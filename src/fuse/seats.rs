@@ -16,20 +16,31 @@ const FOLLOW_EVERY: Duration = Duration::from_micros(1500);
 
 /// Lets the calling thread run wherever the process may: a thread starts on the CPUs of the one that made it.
 pub(super) fn take_any() {
-    let anywhere = || -> Result<()> { sched_setaffinity(None, &given(Some(getpid()))?) };
+    let anywhere = || -> Result<()> {
+        let process = sched_getaffinity(Some(getpid()))?;
+        sched_setaffinity(None, &every())?;
+        if sched_getaffinity(None)? != process {
+            sched_setaffinity(None, &process)?;
+        }
+        Ok(())
+    };
     crate::layer::best_effort("let a thread run anywhere", anywhere());
+}
+
+fn every() -> CpuSet {
+    let mut every = CpuSet::new();
+    (0..CpuSet::MAX_CPU).for_each(|cpu| every.set(cpu));
+    every
 }
 
 /// What to give the thread later so that it may run where it may now; `None` is the caller. A thread that nobody has
 /// confined is to follow what its cgroup allows, also when that changes.
 fn given(thread: Option<Pid>) -> Result<CpuSet> {
     let now = sched_getaffinity(thread)?;
-    let mut every = CpuSet::new();
-    (0..CpuSet::MAX_CPU).for_each(|cpu| every.set(cpu));
     // The kernel takes away what is not allowed.
-    sched_setaffinity(thread, &every)?;
+    sched_setaffinity(thread, &every())?;
     if sched_getaffinity(thread)? == now {
-        return Ok(every);
+        return Ok(every());
     }
     sched_setaffinity(thread, &now)?;
     Ok(now)

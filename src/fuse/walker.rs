@@ -142,15 +142,17 @@ impl Shared {
                     }
                     thread::sleep(LOOK_EVERY);
                 }
-                Ok(Pace::Over) => return,
+                Ok(Pace::Over) => break,
                 Err(_) => overlay.pause_walk(),
             }
             if let Some(seats) = &mut seats {
                 seats.follow(self.client.load(Ordering::Relaxed));
             }
         }
-        if let Some(seats) = seats {
-            // The reader has ended, or is about to.
+        if let Some(seats) = seats
+            && self.stop.load(Ordering::Acquire)
+        {
+            // The reader has ended.
             seats.leave_reader();
         }
     }

@@ -146,6 +146,7 @@ impl Index {
     /// Notes that the directory can be searched and not listed: names are added as they are asked for.
     pub fn set_unlistable(&mut self) {
         self.unlistable = true;
+        self.complete = false;
         self.set_listed();
     }
 

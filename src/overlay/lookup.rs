@@ -45,7 +45,10 @@ impl Overlay {
             return Ok(None);
         }
         if self.is_outdated(&state.index) && !state.index.unlistable {
-            self.build_index(parent, state)?;
+            match self.build_index(parent, state) {
+                Err(Errno::ACCESS) => state.index.set_unlistable(),
+                other => other?,
+            }
         }
         let merged = state.sources() > 1;
         if !state.index.complete && merged {
@@ -101,8 +104,9 @@ impl Overlay {
         } else {
             Source::Lower(0)
         };
-        let mut entry = Entry::new(name.to_owned(), Kind::File, source, false);
-        if !state.in_upper {
+        let below = !state.in_upper;
+        let mut entry = Entry::new(name.to_owned(), Kind::File, source, below);
+        if below {
             entry.add_part(0);
         }
         let found = self.resolve(parent, state, &entry)?;

@@ -167,9 +167,7 @@ impl Overlay {
                 state.index.update(name, |entry| *entry = new);
             }
             (Some(new), None) => state.index.add(new.clone()),
-            (None, Some(_)) => {
-                state.index.remove(name);
-            }
+            (None, Some(_)) => self.drop_entry(node, &mut state.index, name),
             (None, None) => {}
         }
         Ok(())
@@ -179,13 +177,17 @@ impl Overlay {
     pub(super) fn build_index(&self, node: &Arc<Node>, state: &mut DirState) -> Result<()> {
         self.counters.count(&self.counters.indexes_built);
         let mut index = self.merge(node, state, None)?;
-        for entry in state.index.iter().filter(|entry| entry.node != 0) {
-            index.update(entry.name.get(), |new| new.node = entry.node);
+        if state.index.complete {
+            self.update_index(node, &mut state.index, &index);
+        } else {
+            for entry in state.index.iter().filter(|entry| entry.node != 0) {
+                index.update(entry.name.get(), |new| new.node = entry.node);
+            }
+            state.index = index;
         }
         if self.options.timeout.is_some() {
-            index.set_listed();
+            state.index.set_listed();
         }
-        state.index = index;
         Ok(())
     }
 
@@ -229,7 +231,10 @@ impl Overlay {
                     Ok(dir.stat(name)?.size == 0 && dir.marks(name)?.whiteout)
                 })?;
             }
-            merge.add_lower(raw, u16::try_from(position).map_err(|_| Errno::OVERFLOW)?);
+            let position_of = u16::try_from(position)
+                .ok()
+                .filter(|&position| position < u16::MAX);
+            merge.add_lower(raw, position_of.ok_or(Errno::OVERFLOW)?);
             if opaque {
                 state.lowers.truncate(position + 1);
                 break;

@@ -222,3 +222,51 @@ fn with_a_timeout_a_directory_that_may_only_be_searched_is_asked_again_too() {
     std::fs::write(fs.lower(0, "d/f"), "again").unwrap();
     assert_eq!(fs.text("d/f"), "again");
 }
+
+#[test]
+fn with_a_timeout_a_directory_that_is_made_again_and_a_name_that_comes_back_are_others() {
+    requires!(!is_kernel(), "the kernel says that lowers do not change");
+    let fs = Fixture::new()
+        .lower("d/sub/old 'old'; d/f 'old'")
+        .option("timeout=0")
+        .lowers_change()
+        .mount();
+    assert_eq!(fs.names("d/sub"), ["old"]);
+    let before = fs.open("d/f");
+    std::fs::remove_dir_all(fs.lower(0, "d/sub")).unwrap();
+    std::fs::remove_file(fs.lower(0, "d/f")).unwrap();
+    assert!(fs.is_absent("d/sub") && fs.is_absent("d/f"));
+    std::fs::create_dir(fs.lower(0, "d/sub")).unwrap();
+    std::fs::write(fs.lower(0, "d/sub/new"), "new").unwrap();
+    std::fs::write(fs.lower(0, "d/f"), "new").unwrap();
+    assert_eq!(
+        (fs.names("d/sub"), fs.text("d/f")),
+        (vec!["new".to_owned()], "new".into())
+    );
+    fs.append("d/f", "+");
+    drop(before);
+    assert_eq!(fs.text("d/f"), "new+");
+    std::fs::remove_dir_all(fs.lower(0, "d/sub")).unwrap();
+    std::fs::create_dir(fs.lower(0, "d/sub")).unwrap();
+    assert!(fs.names("d/sub").is_empty());
+}
+
+#[test]
+fn with_a_timeout_a_directory_is_emptied_while_it_is_listed() {
+    requires!(!is_kernel(), "the kernel says that lowers do not change");
+    // So long that they do not fit in one reply.
+    let names: Vec<_> = (0..400).map(|number| format!("d/{number:0>200}")).collect();
+    let fs = Fixture::new()
+        .lower(&names.join("; "))
+        .option("timeout=0")
+        .mount();
+    let dir = fs.open("d");
+    for entry in rustix::fs::Dir::read_from(&dir).unwrap() {
+        let entry = entry.unwrap();
+        let name = entry.file_name().to_str().unwrap();
+        if !name.starts_with('.') {
+            fs.unlink(format!("d/{name}"));
+        }
+    }
+    assert!(fs.names("d").is_empty());
+}

@@ -281,7 +281,7 @@ fn what_is_known_of_a_directory_that_may_only_be_searched_keeps_its_name_and_num
             continue;
         }
         let mut fixture = Fixture::new()
-            .lower("d/f 'f'; d/sub/in 'in'; d/first '1'")
+            .lower("d/f 'f'; d/sub/in 'in'; d/first '1'; d/over 'over'")
             .lowers_change();
         if timeout {
             fixture = fixture.option("timeout=0");
@@ -292,8 +292,15 @@ fn what_is_known_of_a_directory_that_may_only_be_searched_keeps_its_name_and_num
         let set_mode =
             |mode| fs::set_permissions(&lower, fs::Permissions::from_mode(mode)).unwrap();
         set_mode(0o300);
+        assert_eq!(merged.text("d/over"), "over");
         merged.rename("d/first", "d/second");
         assert_eq!(merged.text("d/second"), "1");
+        assert_eq!(merged.text("d/over"), "over");
+        merged.rename("d/second", "d/over");
+        assert_eq!(merged.text("d/over"), "1");
+        merged.unlink("d/over");
+        assert!(merged.is_absent("d/over") && merged.is_absent("d/second"));
+        merged.write("d/second", "1");
         let (file, dir) = (merged.inode("d/f"), merged.inode("d/sub"));
         assert_eq!(
             (merged.text("d/f"), merged.text("d/sub/in")),
@@ -313,7 +320,8 @@ fn what_is_known_of_a_directory_that_may_only_be_searched_keeps_its_name_and_num
             merged.write("d/x/more", "more");
         }
         merged.remount();
-        assert!(merged.is_absent("d/f") && merged.is_absent("d/first"));
+        let gone = ["d/f", "d/first", "d/over"];
+        assert!(gone.iter().all(|name| merged.is_absent(name)));
         assert_eq!(
             (merged.text("d/g"), merged.text("d/second")),
             ("f+".into(), "1".into())

@@ -227,6 +227,15 @@ fn a_directory_that_is_gone_when_its_turn_comes_ends_nothing_for_good() {
     assert!(read_ahead(&overlay) > 10, "{}", read_ahead(&overlay));
 }
 
+/// Sets the flag when a test ends, in whichever way.
+struct Done<'a>(&'a AtomicBool);
+
+impl Drop for Done<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 /// What is in memory agrees with the layers after all, whoever was faster.
 #[test]
 fn changes_beside_read_ahead_are_shown_as_they_were_made() {
@@ -252,6 +261,7 @@ fn changes_beside_read_ahead_are_shown_as_they_were_made() {
     let overlay = Overlay::new(Stack::open(&config).unwrap(), Options::default()).unwrap();
     let (done, prepared) = (AtomicBool::new(false), AtomicU64::new(0));
     std::thread::scope(|scope| {
+        let _done = Done(&done);
         scope.spawn(|| {
             while !done.load(Ordering::Relaxed) {
                 // As if a walk were always about to come to the next directory.
@@ -283,9 +293,10 @@ fn changes_beside_read_ahead_are_shown_as_they_were_made() {
                 }
             }
         }
-        done.store(true, Ordering::Relaxed);
+        while prepared.load(Ordering::Relaxed) == 0 {
+            std::thread::yield_now();
+        }
     });
-    assert!(prepared.load(Ordering::Relaxed) > 0);
     for number in 0..60 {
         let dir = child(&overlay, ROOT, &format!("d{number}"));
         let has = |file: &str| overlay.lookup(dir, name(file).get()).unwrap().is_some();
