@@ -9,6 +9,7 @@ pub mod archive;
 pub mod at;
 pub mod at_rest;
 pub mod attr;
+pub mod beneath;
 pub mod capability;
 pub mod content;
 pub mod copy;

@@ -18,6 +18,7 @@ use super::digest::plain;
 use super::error::{Context, ImageError, Result, why};
 use super::manifest::JSON_MAX;
 use super::outer::{self, Entry};
+use crate::layer::beneath::open_beneath;
 
 /// An opened archive or directory.
 #[derive(Debug)]
@@ -204,9 +205,8 @@ impl Read for PartReader {
 /// A file of the directory `dir`, without leaving it.
 fn beneath(dir: &OwnedFd, path: &str) -> Result<Option<Part>> {
     let cannot = || format!("cannot read '{}'", plain(path));
-    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
-    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
-    let fd = match rustix::fs::openat2(dir, path, flags, Mode::empty(), resolve) {
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK;
+    let fd = match open_beneath(dir, path.as_ref(), flags, ResolveFlags::NO_MAGICLINKS) {
         Err(rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR) => return Ok(None),
         Err(rustix::io::Errno::XDEV) => {
             return Err(ImageError::malformed(format!(

@@ -10,11 +10,12 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use rustix::fs::{Mode, OFlags, ResolveFlags};
+use rustix::fs::{OFlags, ResolveFlags};
 use rustix::io::{Errno, Result};
 
 use super::at::{At, UpperAt};
 use super::attr::Kind;
+use super::beneath::open_beneath;
 use super::lower::list;
 use super::name::{Name, OwnedName};
 use super::upper::Upper;
@@ -126,9 +127,9 @@ fn narrow(root: &OwnedFd, path: &Path, mode: u16, ino: u64) -> Result<()> {
     } else {
         path
     };
-    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV;
-    let fd = match rustix::fs::openat2(root, path, flags, Mode::empty(), resolve) {
+    let flags = OFlags::PATH | OFlags::NOFOLLOW;
+    let resolve = ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV;
+    let fd = match open_beneath(root, path, flags, resolve) {
         // It has not been moved, or has been.
         Err(Errno::NOENT) => return Ok(()),
         other => other?,
@@ -160,7 +161,9 @@ mod tests {
         fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).unwrap();
         let (name, target) = note(base.path(), fs::metadata(&file).unwrap().ino());
         symlink(target, work.join(name)).unwrap();
-        let open = |path: &Path| rustix::fs::open(path, OFlags::DIRECTORY, Mode::empty()).unwrap();
+        let open = |path: &Path| {
+            rustix::fs::open(path, OFlags::DIRECTORY, rustix::fs::Mode::empty()).unwrap()
+        };
         let (upper_fd, work_fd) = (open(&upper), open(&work));
         repair(&work_fd, [(&upper, &upper_fd), (&work, &work_fd)]).unwrap();
         fs::metadata(&file).unwrap().mode() & 0o7777

@@ -178,7 +178,7 @@ impl Mounted {
         let mut attempts = 0;
         while let Err(error) = self.umount_once() {
             attempts += 1;
-            if attempts == 200 {
+            if attempts == 1000 {
                 return Err(error);
             }
             sleep(Duration::from_millis(10));

@@ -6,11 +6,12 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{Mode, OFlags, ResolveFlags};
+use rustix::fs::{OFlags, ResolveFlags};
 use rustix::mount::OpenTreeFlags;
 
 use crate::layer::at::At;
 use crate::layer::attr::Attr;
+use crate::layer::beneath::open_beneath;
 use crate::layer::sys;
 
 /// Detached clones of directories, each with its path.
@@ -57,9 +58,9 @@ fn beneath(tree: &OwnedFd, base: &Path, path: &Path, attr: &Attr) -> Option<Owne
         itself if itself.as_os_str().is_empty() => Path::new("."),
         inside => inside,
     };
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV;
-    let root = rustix::fs::openat2(tree, inside, flags, Mode::empty(), resolve).ok()?;
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY;
+    let resolve = ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV;
+    let root = open_beneath(tree, inside, flags, resolve).ok()?;
     let found = At::Pinned(root.as_fd()).stat().ok()?;
     ((found.dev, found.ino) == (attr.dev, attr.ino)).then_some(root)
 }
