@@ -106,7 +106,8 @@ impl Adapter {
         self.stats.time(op)
     }
 
-    /// Runs `act` here, or on another thread if it `may_block`, and hands its answer to `reply`.
+    /// Runs `act` here, or on another thread if it `may_block`, and hands its answer to `reply`. The request is counted
+    /// before, so that whoever has the answer finds it counted.
     pub(super) fn answer<T: 'static>(
         &self,
         timer: Timer,
@@ -115,13 +116,16 @@ impl Adapter {
         reply: impl FnOnce(Answer<T>) + Send + 'static,
     ) {
         if !may_block {
-            reply(guarded(|| act(&self.overlay)));
+            let answer = guarded(|| act(&self.overlay));
+            drop(timer);
+            reply(answer);
             return;
         }
         let overlay = Arc::clone(&self.overlay);
         self.pool.run(move || {
-            reply(guarded(|| act(&overlay)));
+            let answer = guarded(|| act(&overlay));
             drop(timer);
+            reply(answer);
         });
     }
 
