@@ -371,10 +371,11 @@ impl MountArgs {
             }
             [image, rest @ ..] => {
                 let mountpoint = rest.first().map(Path::new);
+                let alone = rest.is_empty() && draft.is_writable();
                 match image::mount::find(&self.image, image, mountpoint) {
                     Ok(found) => Some(draft.image(found)?),
                     // A mountpoint was meant.
-                    Err(_) if rest.is_empty() && draft.is_writable() && is_directory(image) => {
+                    Err(_) if alone && tree::is_plain_directory(image.as_ref()) => {
                         draft.mountpoint = Some(image.into());
                         None
                     }
@@ -384,10 +385,6 @@ impl MountArgs {
         };
         Ok((draft, store))
     }
-}
-
-fn is_directory(path: &OsStr) -> bool {
-    tree::is_plain_directory(path.as_ref())
 }
 
 #[cfg(test)]

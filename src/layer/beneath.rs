@@ -43,7 +43,6 @@ mod tests {
         let path = |name: &str| base.path().join(name);
         fs::create_dir(path("a")).unwrap();
         fs::create_dir(path("b")).unwrap();
-        fs::write(path("b/f"), "f").unwrap();
         let dir = fs::File::open(base.path()).unwrap();
         let done = AtomicBool::new(false);
         let open =

@@ -40,7 +40,7 @@ pub struct Entry {
 }
 
 /// No layer is at this position: there are at most 65,535.
-const NO_PART: u16 = u16::MAX;
+pub(super) const NO_PART: u16 = u16::MAX;
 
 impl Entry {
     /// A name without a node, in no layer to merge with.
@@ -244,6 +244,19 @@ impl Index {
         let after = entry.source;
         self.count(before, -1);
         self.count(after, 1);
+    }
+
+    /// Adds an entry as it is in the layers now, or brings the one by that name up to date, which keeps its place and its
+    /// node.
+    pub fn refresh(&mut self, new: &Entry) {
+        let mut new = new.clone();
+        if let Some(known) = self.find(new.name.get()) {
+            new.node = known.node;
+            let name = new.name.clone();
+            self.update(name.get(), |entry| *entry = new);
+        } else {
+            self.add(new);
+        }
     }
 
     /// Adds `name`, or changes what it is. A name that comes back keeps no cookie: it is a new entry.

@@ -211,10 +211,10 @@ impl Node {
         }
     }
 
-    fn count(&self, more: u32) {
+    fn count(&self) {
         let lookups = self.lookups.load(Ordering::Relaxed);
         self.lookups
-            .store(lookups.saturating_add(more), Ordering::Relaxed);
+            .store(lookups.saturating_add(1), Ordering::Relaxed);
     }
 
     fn discount(&self, less: u64) {
@@ -246,6 +246,11 @@ impl Node {
     /// Forgets what the attributes were.
     pub fn stale(&self) {
         self.state().stale();
+    }
+
+    /// Takes a name away.
+    pub fn remove_alias(&self, parent: &Arc<Node>, name: Name<'_>) {
+        self.state().remove_alias(parent, name);
     }
 
     /// Adds a name.
@@ -303,6 +308,11 @@ impl State {
 }
 
 impl State {
+    /// Takes a name away.
+    pub fn remove_alias(&mut self, parent: &Arc<Node>, name: Name<'_>) {
+        self.aliases.retain(|alias| !alias.is(parent, name));
+    }
+
     /// Names in the whole union, for an indexed inode.
     pub fn union_nlink(&self) -> Option<u32> {
         (self.union != NO_COUNT).then_some(self.union)
@@ -449,7 +459,7 @@ impl NodeTable {
     pub fn reference(&self, ino: u64) -> Option<LookupRef<'_>> {
         let nodes = self.nodes.lock();
         let node = nodes.get(ino)?;
-        node.count(1);
+        node.count();
         Some(LookupRef {
             table: self,
             node: Arc::clone(node),
@@ -469,12 +479,12 @@ impl NodeTable {
         let same = |known: &Arc<Node>| known.ino == number;
         match nodes.known.entry(hash(number), same, rehash) {
             Entry::Occupied(taken) => {
-                taken.get().count(1);
+                taken.get().count();
                 Inserted::Taken(reference(Arc::clone(taken.get())))
             }
             Entry::Vacant(free) => {
                 let node = Arc::new(make());
-                node.count(1);
+                node.count();
                 free.insert(Arc::clone(&node));
                 Inserted::New(reference(node))
             }

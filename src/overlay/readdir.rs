@@ -8,7 +8,7 @@ use std::sync::Arc;
 use rustc_hash::FxHashSet;
 use rustix::io::{Errno, Result};
 
-use super::index::{Entry, Index, Source};
+use super::index::{Entry, Index, NO_PART, Source};
 use super::node::{DirState, Node, ROOT};
 use super::{Found, Overlay};
 use crate::layer::at::At;
@@ -155,20 +155,12 @@ impl Overlay {
                 other => return other,
             }
         }
-        let known = state.index.find(name).map(|entry| entry.node);
-        if known.is_some() && !self.is_outdated(&state.index) {
+        if state.index.find(name).is_some() && !self.is_outdated(&state.index) {
             return Ok(());
         }
-        let found = self.merge(node, state, Some(name))?;
-        match (found.find(name), known) {
-            (Some(new), Some(node)) => {
-                let mut new = new.clone();
-                new.node = node;
-                state.index.update(name, |entry| *entry = new);
-            }
-            (Some(new), None) => state.index.add(new.clone()),
-            (None, Some(_)) => self.drop_entry(node, &mut state.index, name),
-            (None, None) => {}
+        match self.merge(node, state, Some(name))?.find(name) {
+            Some(new) => state.index.refresh(new),
+            None => self.drop_entry(node, &mut state.index, name),
         }
         Ok(())
     }
@@ -231,12 +223,13 @@ impl Overlay {
                     Ok(dir.stat(name)?.size == 0 && dir.marks(name)?.whiteout)
                 })?;
             }
-            let position_of = u16::try_from(position)
-                .ok()
-                .filter(|&position| position < u16::MAX);
-            merge.add_lower(raw, position_of.ok_or(Errno::OVERFLOW)?);
+            let position = u16::try_from(position).unwrap_or(NO_PART);
+            if position == NO_PART {
+                return Err(Errno::OVERFLOW);
+            }
+            merge.add_lower(raw, position);
             if opaque {
-                state.lowers.truncate(position + 1);
+                state.lowers.truncate(usize::from(position) + 1);
                 break;
             }
         }

@@ -194,7 +194,7 @@ impl Overlay {
     ) -> Result<()> {
         let unnamed = {
             let mut state = node.state();
-            state.aliases.retain(|alias| !alias.is(parent, name));
+            state.remove_alias(parent, name);
             if let Real::Lower(_) = state.real {
                 let count = state.union_nlink().unwrap_or(state.attr.nlink);
                 state.set_union_nlink(count.saturating_sub(1));

@@ -6,7 +6,7 @@ use rustix::io::Errno;
 
 use super::Overlay;
 use super::index::{Entry, Index, Source};
-use super::node::{DirState, LookupRef, Node, Real};
+use super::node::{Dir, DirState, LookupRef, Node, Real};
 use crate::layer::attr::{Attr, Kind};
 use crate::layer::name::Name;
 
@@ -29,15 +29,7 @@ impl Overlay {
             self.drop_entry(node, index, name.get());
         }
         for new in now.iter() {
-            let mut new = new.clone();
-            match index.find(new.name.get()) {
-                Some(old) => {
-                    new.node = old.node;
-                    let name = new.name.clone();
-                    index.update(name.get(), |entry| *entry = new);
-                }
-                None => index.add(new),
-            }
+            index.refresh(new);
         }
     }
 
@@ -47,7 +39,7 @@ impl Overlay {
             .remove(name)
             .and_then(|entry| self.nodes.get(entry.node));
         if let Some(known) = known {
-            lose_name(&known, parent, name);
+            known.remove_alias(parent, name);
         }
     }
 
@@ -63,50 +55,48 @@ impl Overlay {
         if self.options.timeout.is_none() {
             return true;
         }
-        let name = entry.name.get();
-        let identity = |attr: &Attr| (attr.dev, attr.ino);
-        if let Some(dir) = &node.dir {
-            // Its own index is asked again. Which other layers it is merged from is not.
-            let same = entry.kind == Kind::Directory
-                && match entry.source {
-                    Source::Lower(position) => {
-                        let now = state.lowers.get(usize::from(position));
-                        let now = now.map(|above| above.stat(name));
-                        let known = dir.state.lock().lowers.first().map(|own| own.stat_self());
-                        match (now, known) {
-                            (Some(Ok(now)), Some(Ok(known))) => identity(&now) == identity(&known),
-                            (Some(Err(Errno::NOENT)), _) => false,
-                            _ => true,
-                        }
-                    }
-                    _ => true,
-                };
-            if !same {
-                lose_name(node, parent, name);
-            }
-            return same;
-        }
-        let before = identity(&node.state().attr);
-        // The name may have appeared in a layer above.
-        let layer = match (&node.state().real, entry.source) {
-            (Real::Lower(file), Source::Lower(position)) => {
-                let shown = state.lowers.get(usize::from(position));
-                shown.is_some_and(|dir| dir.lower().position == file.dir.lower().position)
-            }
-            _ => true,
+        let same = match &node.dir {
+            Some(dir) => entry.kind == Kind::Directory && is_same_dir(dir, state, entry),
+            None => self.is_same_file(node, state, entry),
         };
-        let same = layer
-            && self
-                .place(node)
-                .and_then(|place| self.stat(&place))
-                .is_ok_and(|attr| identity(&attr) == before);
         if !same {
-            lose_name(node, parent, name);
+            node.remove_alias(parent, entry.name.get());
         }
         same
     }
+
+    fn is_same_file(&self, node: &Arc<Node>, state: &DirState, entry: &Entry) -> bool {
+        let before = identity(&node.state().attr);
+        // The name may have appeared in a layer above.
+        if let (Real::Lower(file), Source::Lower(position)) = (&node.state().real, entry.source) {
+            let shown = state.lowers.get(usize::from(position));
+            if shown.is_none_or(|dir| dir.lower().position != file.dir.lower().position) {
+                return false;
+            }
+        }
+        let place = self.place(node);
+        let now = place.and_then(|place| self.stat(&place));
+        now.is_ok_and(|attr| identity(&attr) == before)
+    }
 }
 
-fn lose_name(node: &Node, parent: &Arc<Node>, name: Name<'_>) {
-    node.state().aliases.retain(|alias| !alias.is(parent, name));
+/// The topmost lower part of a directory is still what its name leads to. Its own index is asked again; which other
+/// layers it is merged from is not.
+fn is_same_dir(dir: &Dir, state: &DirState, entry: &Entry) -> bool {
+    let Source::Lower(position) = entry.source else {
+        return true;
+    };
+    let Some(above) = state.lowers.get(usize::from(position)) else {
+        return true;
+    };
+    let known = dir.state.lock().lowers.first().map(|own| own.stat_self());
+    match (above.stat(entry.name.get()), known) {
+        (Ok(now), Some(Ok(known))) => identity(&now) == identity(&known),
+        (Err(Errno::NOENT), _) => false,
+        _ => true,
+    }
+}
+
+fn identity(attr: &Attr) -> (u64, u64) {
+    (attr.dev, attr.ino)
 }

@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::fs::{AtFlags, Dir, FileType, SeekFrom, seek, unlinkat};
 
@@ -282,41 +281,34 @@ fn walk(dir: &std::path::Path) -> usize {
         .sum()
 }
 
-/// Sets the flag when a test ends, in whichever way.
-struct Done<'a>(&'a AtomicBool);
-
-impl Drop for Done<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
-}
-
 #[test]
 fn walks_beside_changes_disturb_nobody_and_see_every_name_in_the_end() {
     let moves = has_redirects();
     let tree: Vec<_> = (0..40).map(|n| format!("t/d{n}/s/f; t/d{n}/g")).collect();
     let mut fs = Fixture::new().lower(&tree.join("; ")).mount();
-    let done = AtomicBool::new(false);
     std::thread::scope(|scope| {
-        let _done = Done(&done);
-        for _ in 0..2 {
-            scope.spawn(|| {
-                while !done.load(Ordering::Relaxed) {
-                    walk(&fs.path("t"));
+        let changes = scope.spawn(|| {
+            for n in 0..40 {
+                match n % 4 {
+                    0 => fs.remove_tree(format!("t/d{n}")),
+                    1 if moves => fs.rename(format!("t/d{n}/s"), format!("t/d{n}/r")),
+                    1 => fs.rename(format!("t/d{n}/s/f"), format!("t/d{n}/r")),
+                    2 => fs.write(format!("t/d{n}/new"), "new"),
+                    _ => fs.rename(format!("t/d{n}/g"), format!("t/d{n}/s/g")),
                 }
-            });
-        }
-        for n in 0..40 {
-            match n % 4 {
-                0 => fs.remove_tree(format!("t/d{n}")),
-                1 if moves => fs.rename(format!("t/d{n}/s"), format!("t/d{n}/r")),
-                1 => fs.rename(format!("t/d{n}/s/f"), format!("t/d{n}/r")),
-                2 => fs.write(format!("t/d{n}/new"), "new"),
-                _ => fs.rename(format!("t/d{n}/g"), format!("t/d{n}/s/g")),
+                // Long enough for a walk that meets no other request.
+                std::thread::sleep(std::time::Duration::from_millis(3));
             }
-            // Long enough for a walk that meets no other request.
-            std::thread::sleep(std::time::Duration::from_millis(3));
-        }
+        });
+        let walk_meanwhile = || {
+            while !changes.is_finished() {
+                walk(&fs.path("t"));
+            }
+        };
+        std::thread::scope(|walkers| {
+            walkers.spawn(walk_meanwhile);
+            walk_meanwhile();
+        });
     });
     let now: Vec<_> = (0..40)
         .filter_map(|n| match n % 4 {

@@ -109,19 +109,16 @@ step_ids() {
     # Runc in Debian's podman of root cannot open the container's files through any mount program, fuse-overlayfs
     # included, once ids are shifted: "permission denied" for /etc/hosts.
     [[ $who == user ]] || return 0
-    local shift=(--uidmap 0:200000:5000 --gidmap 0:200000:5000)
-    if [[ $who == user ]]; then
-        expect "$(id -u plyfs-test)" box --userns=keep-id localhost/base id -u
-        engine mkdir -p "$run/tmp/mine"
-        quietly box --userns=keep-id -v "$run/tmp/mine:/mine" localhost/base sh -c 'echo >/mine/file'
-        expect plyfs-test stat -c %U "$run/tmp/mine/file"
-        quietly podman run --name kept --userns=keep-id --user 0 --pull=never localhost/base sh -ec \
-            'test "$(stat -c %u:%g /etc/passwd /etc/shadow | xargs)" = "0:0 0:42"
-            echo x >>/etc/profile; chown 7:8 /etc/shells; su -s /bin/sh games -c "touch /tmp/games"'
-        keep_diff kept diff-kept
-        keep_export kept export-kept
-        shift=(--uidmap 0:1:5000 --gidmap 0:1:5000)
-    fi
+    expect "$(id -u plyfs-test)" box --userns=keep-id localhost/base id -u
+    engine mkdir -p "$run/tmp/mine"
+    quietly box --userns=keep-id -v "$run/tmp/mine:/mine" localhost/base sh -c 'echo >/mine/file'
+    expect plyfs-test stat -c %U "$run/tmp/mine/file"
+    quietly podman run --name kept --userns=keep-id --user 0 --pull=never localhost/base sh -ec \
+        'test "$(stat -c %u:%g /etc/passwd /etc/shadow | xargs)" = "0:0 0:42"
+        echo x >>/etc/profile; chown 7:8 /etc/shells; su -s /bin/sh games -c "touch /tmp/games"'
+    keep_diff kept diff-kept
+    keep_export kept export-kept
+    local shift=(--uidmap 0:1:5000 --gidmap 0:1:5000)
     quietly podman run --name shifted "${shift[@]}" --pull=never localhost/base sh -ec \
         'test "$(stat -c %u:%g /etc/passwd /etc/shadow | xargs)" = "0:0 0:42"
         echo x >>/etc/profile; chown 7:8 /etc/shells; touch /srv/new; chown 4000:4001 /srv/new

@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use super::*;
 use crate::layer::name::{Name, OwnedName};
@@ -227,15 +226,6 @@ fn a_directory_that_is_gone_when_its_turn_comes_ends_nothing_for_good() {
     assert!(read_ahead(&overlay) > 10, "{}", read_ahead(&overlay));
 }
 
-/// Sets the flag when a test ends, in whichever way.
-struct Done<'a>(&'a AtomicBool);
-
-impl Drop for Done<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
-}
-
 /// What is in memory agrees with the layers after all, whoever was faster.
 #[test]
 fn changes_beside_read_ahead_are_shown_as_they_were_made() {
@@ -259,44 +249,45 @@ fn changes_beside_read_ahead_are_shown_as_they_were_made() {
         ..StackConfig::default()
     };
     let overlay = Overlay::new(Stack::open(&config).unwrap(), Options::default()).unwrap();
-    let (done, prepared) = (AtomicBool::new(false), AtomicU64::new(0));
-    std::thread::scope(|scope| {
-        let _done = Done(&done);
-        scope.spawn(|| {
-            while !done.load(Ordering::Relaxed) {
-                // As if a walk were always about to come to the next directory.
-                let next = overlay
-                    .next_below(ROOT, ROOT)
-                    .map_or(ROOT, |first| first.ino);
-                let mut at = next;
-                while let Some(dir) = overlay.next_below(at, ROOT) {
-                    let entries = overlay.prepare(&dir, ENTRIES, &|| true).unwrap_or(0);
-                    prepared.fetch_add(u64::try_from(entries).unwrap(), Ordering::Relaxed);
-                    at = dir.ino;
+    // As if a walk were always about to come to the next directory.
+    let prepare_all = || {
+        let mut prepared = 0;
+        let mut at = ROOT;
+        while let Some(dir) = overlay.next_below(at, ROOT) {
+            prepared += overlay.prepare(&dir, ENTRIES, &|| true).unwrap_or(0);
+            at = dir.ino;
+        }
+        prepared
+    };
+    let prepared = std::thread::scope(|scope| {
+        let changes = scope.spawn(|| {
+            for number in 0..60 {
+                let dir = child(&overlay, ROOT, &format!("d{number}"));
+                match number % 3 {
+                    0 => overlay.unlink(dir, name("f").get()).unwrap(),
+                    1 => {
+                        let (from, to) = (name("f"), name("moved"));
+                        overlay
+                            .rename((dir, from.get()), (dir, to.get()), Mode::Replace)
+                            .unwrap();
+                    }
+                    _ => {
+                        let sub = child(&overlay, dir, "s");
+                        overlay.unlink(sub, name("g").get()).unwrap();
+                        overlay.remove_dir(dir, name("s").get()).unwrap();
+                    }
                 }
             }
         });
-        for number in 0..60 {
-            let dir = child(&overlay, ROOT, &format!("d{number}"));
-            match number % 3 {
-                0 => overlay.unlink(dir, name("f").get()).unwrap(),
-                1 => {
-                    let (from, to) = (name("f"), name("moved"));
-                    overlay
-                        .rename((dir, from.get()), (dir, to.get()), Mode::Replace)
-                        .unwrap();
-                }
-                _ => {
-                    let sub = child(&overlay, dir, "s");
-                    overlay.unlink(sub, name("g").get()).unwrap();
-                    overlay.remove_dir(dir, name("s").get()).unwrap();
-                }
+        loop {
+            let last = changes.is_finished();
+            let prepared = prepare_all();
+            if last {
+                return prepared;
             }
         }
-        while prepared.load(Ordering::Relaxed) == 0 {
-            std::thread::yield_now();
-        }
     });
+    assert!(prepared > 0);
     for number in 0..60 {
         let dir = child(&overlay, ROOT, &format!("d{number}"));
         let has = |file: &str| overlay.lookup(dir, name(file).get()).unwrap().is_some();
