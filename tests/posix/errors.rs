@@ -1,8 +1,11 @@
 //! A full filesystem, and what it leaves behind.
 
+use std::time::{Duration, Instant};
+
 use rustix::io::Errno;
 
 use crate::support::fixture::run;
+use crate::support::mounted::Mounted;
 use crate::support::run::{Privilege, privilege};
 use crate::support::tree::pattern;
 use crate::support::{Fixture, is_root, requires};
@@ -11,6 +14,22 @@ const NO_MOUNTS: &str = "an ordinary user cannot mount a small filesystem";
 
 fn errno<T>(result: std::io::Result<T>) -> Option<Errno> {
     result.err().and_then(|error| Errno::from_io_error(&error))
+}
+
+fn free_blocks_and_inodes(fs: &Mounted) -> (u64, u64) {
+    let free = rustix::fs::statvfs(fs.upper("")).unwrap();
+    (free.f_bfree, free.f_ffree)
+}
+
+/// What was deleted frees its space. A process that another test starts at the wrong moment holds
+/// the deleted file until its `exec`, so a moment is granted; on the kernel's overlayfs as well.
+#[track_caller]
+fn assert_gives_back(fs: &Mounted, free: (u64, u64)) {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while free_blocks_and_inodes(fs) != free && Instant::now() < deadline {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    assert_eq!(free_blocks_and_inodes(fs), free);
 }
 
 #[test]
@@ -77,6 +96,7 @@ fn a_write_without_space_is_enospc_and_the_file_keeps_what_was_written() {
         .lower("f 'x'")
         .upper_on("tmpfs:size=256k")
         .mount();
+    let free = free_blocks_and_inodes(&fs);
     assert_eq!(
         errno(std::fs::write(fs.path("new"), pattern(0, 1_000_000))),
         Some(Errno::NOSPC)
@@ -84,6 +104,7 @@ fn a_write_without_space_is_enospc_and_the_file_keeps_what_was_written() {
     let written = fs.read("new");
     assert!(written.len() < 300_000 && written == pattern(0, written.len()));
     fs.unlink("new");
+    assert_gives_back(&fs, free);
     fs.append("f", "+");
     fs.assert_merged("f 'x+'");
 }
@@ -95,6 +116,7 @@ fn creation_without_inodes_is_enospc_and_the_mount_goes_on() {
         .lower("f 'x'; d/g 'y'")
         .upper_on("tmpfs:nr_inodes=20")
         .mount();
+    let free = free_blocks_and_inodes(&fs);
     let mut made = 0;
     while let Ok(file) = std::fs::File::create_new(fs.path(format!("new{made}"))) {
         drop(file);
@@ -117,6 +139,7 @@ fn creation_without_inodes_is_enospc_and_the_mount_goes_on() {
     for number in 0..made {
         fs.unlink(format!("new{number}"));
     }
+    assert_gives_back(&fs, free);
     fs.append("d/g", "+");
     fs.assert_merged("f 'x'; d/g 'y+'");
 }
