@@ -2,6 +2,7 @@
 
 mod adapter;
 mod convert;
+pub mod first_open;
 mod ioctl;
 pub mod mount;
 mod negotiate;

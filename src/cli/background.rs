@@ -141,6 +141,11 @@ pub(super) enum Ended {
 }
 
 impl Daemon {
+    /// Its process id.
+    pub(super) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Starts the program again with `args` in `role` and waits until its mount is there.
     pub(super) fn start(args: &[OsString], role: Role) -> Result<Self, Failure> {
         let (role, stdin) = match role {

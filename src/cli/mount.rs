@@ -17,6 +17,7 @@ use super::ephemeral::{self, Ephemeral};
 use super::exit::{Exit, Failure, why};
 use super::options::MountOptions;
 use super::{command, log, output, umount};
+use crate::fuse::first_open;
 use crate::fuse::session::{Session, Unmounter};
 use crate::image::store::Store;
 use crate::layer::{self, stack::Stack};
@@ -50,9 +51,9 @@ pub(super) fn run(
 }
 
 fn in_background(options: &MountOptions, args: &[OsString]) -> Result<u8, Failure> {
-    let _daemon = Daemon::start(args, Role::Background)?;
+    let daemon = Daemon::start(args, Role::Background)?;
     let mountpoint = &options.session.mountpoint;
-    answers(mountpoint)?;
+    answers(mountpoint, &daemon)?;
     if options.image.as_ref().is_some_and(|image| image.chosen) {
         output::print(&format!("{}\n", mountpoint.display()))?;
     }
@@ -60,7 +61,8 @@ fn in_background(options: &MountOptions, args: &[OsString]) -> Result<u8, Failur
 }
 
 /// Asks the mount something that the kernel cannot know by itself.
-fn answers(mountpoint: &Path) -> Result<(), Failure> {
+fn answers(mountpoint: &Path, daemon: &Daemon) -> Result<(), Failure> {
+    first_open::ask(mountpoint, daemon.id());
     rustix::fs::statvfs(mountpoint).map(drop).map_err(|error| {
         Failure::other(format!(
             "{} is mounted but does not answer: {}",
@@ -76,7 +78,7 @@ fn with_command(options: &MountOptions, args: &[OsString]) -> Result<u8, Failure
     // Nobody knows a mountpoint that was chosen, so CMD starts in it.
     let chosen = options.image.as_ref().is_some_and(|image| image.chosen);
     let dir = chosen.then_some(&mountpoint);
-    let code = answers(&mountpoint)
+    let code = answers(&mountpoint, &daemon)
         .and_then(|()| command::run(&options.command, dir.map(PathBuf::as_path)));
     match daemon.end() {
         Ok(Ended::Gone(status)) if status.success() => {}

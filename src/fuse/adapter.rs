@@ -12,6 +12,7 @@ use fuser::{Errno, Generation, INodeNo, ReplyEmpty, ReplyEntry, ReplyWrite, Repl
 use rustix::io::Errno as SysErrno;
 
 use super::convert;
+use super::first_open::FirstOpen;
 use super::passthrough::Passthrough;
 use super::poll::Poller;
 use super::pool::Pool;
@@ -41,6 +42,7 @@ pub(super) struct Adapter {
     pub(super) pool: Pool,
     /// Reads ahead of tree walks, where there is a second CPU.
     walker: Option<Walker>,
+    pub(super) first_open: FirstOpen,
 }
 
 thread_local! {
@@ -81,6 +83,7 @@ impl Adapter {
     ) -> Self {
         let ttl = overlay.options().timeout.unwrap_or(FOREVER);
         let description = description.into_bytes();
+        let first_open = FirstOpen::new(passthrough.is_none());
         let (stats, pool) = (Arc::new(Stats::new()), Pool::default());
         Self {
             overlay,
@@ -92,6 +95,7 @@ impl Adapter {
             passthrough,
             pool,
             walker,
+            first_open,
         }
     }
 

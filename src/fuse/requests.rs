@@ -20,7 +20,7 @@ use rustix::io::Errno as SysErrno;
 use super::adapter::{
     Adapter, guarded, reply_empty, reply_entry, reply_written, reply_xattr, with_buffer,
 };
-use super::convert;
+use super::{convert, first_open};
 use super::negotiate::negotiate;
 use super::stats::Op;
 use crate::layer::attr::Kind;
@@ -52,6 +52,9 @@ impl Filesystem for Adapter {
 
     fn lookup(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         let _timer = self.begin(Op::Lookup);
+        if let Some(attr) = self.first_open.look_up(parent, name) {
+            return reply.entry(&first_open::LIFE, &attr, Generation(0));
+        }
         match guarded(|| self.overlay.lookup(parent.0, Name::new(name)?)) {
             Ok(None) => reply.entry(&self.ttl, &convert::negative(), Generation(0)),
             Ok(Some(found)) => reply_entry(&self.ttl, reply, Ok(found)),

@@ -124,6 +124,34 @@ fn stats_counts_requests() {
 }
 
 #[test]
+fn the_first_open_of_a_mount_is_made_by_the_command_that_mounts_so_no_close_is_told() {
+    let place = Place::new();
+    place.mount(&[]);
+    for number in 0..10 {
+        fs::write(place.path(format!("merged/new{number}")), "new").unwrap();
+    }
+    let stats: Value = serde_json::from_str(&place.done(&["stats", "merged", "--json"])).unwrap();
+    let count = |kind: &str| stats["requests"][kind]["count"].as_u64();
+    let requests = [
+        "lookup", "open", "create", "write", "flush", "release", "forget",
+    ];
+    assert_eq!(
+        requests.map(count),
+        [Some(11), Some(1), Some(10), Some(10), Some(1), None, None],
+        "{stats}"
+    );
+    let names = fs::read_dir(place.path("merged")).unwrap();
+    assert_eq!(names.count(), 11);
+    let daemon = &place.entry()["pid"];
+    let asked = place.path(format!("merged/.plyfs-{daemon}-first-open"));
+    // The kernel may believe in it for a second.
+    std::thread::sleep(std::time::Duration::from_millis(1100));
+    assert!(!asked.exists());
+    fs::write(&asked, "a name like any other").unwrap();
+    assert_eq!(fs::read_to_string(&asked).unwrap(), "a name like any other");
+}
+
+#[test]
 fn a_walk_that_only_lists_is_read_ahead_by_a_thread_and_stats_tell() {
     requires!(
         std::thread::available_parallelism().is_ok_and(|cpus| cpus.get() > 1),
