@@ -1,4 +1,4 @@
-"""Runs one workload on one file system and measures it: wall time, CPU of client and daemon, memory."""
+"""Runs one workload on one file system and measures it: wall time, CPU of client and daemon, requests, memory."""
 
 import os
 import subprocess
@@ -36,9 +36,9 @@ def run_workload(workload, fs, stack, data, as_user):
 
 
 def timed(mount, argv, cwd, environment):
-    """Runs `argv` in the mount: seconds, CPU seconds of client and daemon, and what it printed, shortened."""
+    """Runs `argv` in the mount: seconds, CPU seconds of client and daemon, requests, and what it printed, shortened."""
     with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:
-        daemon = mount.cpu()
+        daemon, requests = mount.cpu(), mount.requests()
         started = time.perf_counter()
         client = subprocess.Popen(argv, cwd=mount.mnt / cwd, stdout=output, stderr=errors, env=environment,
                                   stdin=subprocess.DEVNULL)
@@ -55,6 +55,7 @@ def timed(mount, argv, cwd, environment):
             first = errors.read(300).decode(errors="replace").strip().partition("\n")[0]
             raise RunError(f"{Path(argv[0]).name} ended with {client.returncode}: {first}")
         result["daemon"] = mount.cpu() - daemon
+        result["requests"] = mount.requests() - requests
         return result
 
 

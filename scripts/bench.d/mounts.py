@@ -1,9 +1,11 @@
 """The file systems scripts/bench compares: how each is mounted, watched and unmounted."""
 
+import json
 import os
 import shutil
 import subprocess
 import time
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -131,6 +133,13 @@ class Mounted:
             return 0.0
         # clock_getcpuclockid(3): the CPU clock of another process.
         return time.clock_gettime((~self.daemon.pid << 3) | 2)
+
+    def requests(self):
+        """Requests the kernel has sent so far, by kind, as plyfs counts them; empty for others."""
+        if self.fs.kind != "plyfs":
+            return Counter()
+        kinds = json.loads(os.getxattr(self.mnt, "user.plyfs.stats"))["requests"]
+        return Counter({kind: values["count"] for kind, values in kinds.items()})
 
     def resident_mib(self):
         """Resident memory of the daemon in MiB."""

@@ -6,6 +6,7 @@ import subprocess
 from pathlib import Path
 from statistics import median
 
+FEW = 100  # requests; of fewer, asking how many there were is a part that shows
 RESOURCE_BARS = {"mount of 500 layers, ms": 50, "MiB after find": 60, "CPU of the idle mount": 1}
 
 
@@ -65,6 +66,7 @@ def summary(phase, runs, as_user):
         if good:
             entry |= {key: median(run[key] for run in good) for key in ("seconds", "client", "daemon")}
             entry["printed"] = sorted({run["printed"] for run in good})
+            entry["requests"] = max((run.get("requests", {}) for run in good), key=lambda kinds: sum(kinds.values()))
         row["file_systems"][name] = entry
     ratios(row, "kernel")
     ours = [name for name in runs if name.startswith("plyfs")]
@@ -111,7 +113,7 @@ def table(result):
     for row in result["rows"]:
         cells = [cell(row, column, cpu_text) for column in columns]
         out.append(f"| {row['title']} | " + " | ".join(cells) + " |")
-    out += resources(result.get("resources", {})) + comparisons(result["rows"]) + complaints(result["rows"])
+    out += requests(result["rows"]) + resources(result.get("resources", {})) + comparisons(result["rows"]) + complaints(result["rows"])
     return "\n".join(out) + "\n"
 
 
@@ -161,6 +163,25 @@ def cpu_text(entry, _):
         return "failed"
     walls = [run["seconds"] for run in entry["runs"]]
     return f"{entry['client']:.2f} + {entry['daemon']:.2f} ({number(min(walls))}-{number(max(walls))})"
+
+
+def requests(rows):
+    """What each row has the kernel ask the daemon, and how long plyfs takes longer than the kernel, for each of them."""
+    out = ["", "Requests to plyfs, and what it takes longer than the kernel, in all and divided by their number:", "",
+           "| workload | requests | longer | for each |", "|---|---|---|---|"]
+    for row in rows:
+        base = row["file_systems"].get("kernel", {}).get("seconds")
+        for name, entry in row["file_systems"].items():
+            kinds = entry.get("requests", {})
+            if sum(kinds.values()) < FEW:
+                continue
+            counts = ", ".join(f"{count:,} {kind.upper()}" for kind, count in
+                               sorted(kinds.items(), key=lambda pair: -pair[1]) if count * 100 >= sum(kinds.values()))
+            longer = entry["seconds"] - base if base else None
+            each = f"{longer / sum(kinds.values()) * 1e6:.1f} us" if longer is not None else ""
+            title = " ".join(filter(None, [row["title"], option(name)]))
+            out.append(f"| {title} | {counts} | {'' if longer is None else f'{longer:.2f} s'} | {each} |")
+    return out if len(out) > 5 else []
 
 
 def verdict(row):

@@ -142,6 +142,10 @@ fn serve(mut options: MountOptions, role: Role, store: Option<Store>) -> Result<
             background::front_is_gone();
             end.unmount();
         });
+    } else if role == Role::Front {
+        // Nobody is in front who could.
+        let mountpoint = options.session.mountpoint.clone();
+        thread::spawn(move || first_open::ask(&mountpoint, process::id()));
     }
     let served = session.run();
     drop((ephemeral, hold));
