@@ -91,7 +91,7 @@ impl Place {
     /// Unmounts, as [`Self::done`]. What another test is just starting holds our descriptors until its exec.
     #[track_caller]
     fn umount(&self, mountpoint: &str) -> String {
-        let deadline = Instant::now() + Duration::from_secs(2);
+        let deadline = Instant::now() + Duration::from_secs(20);
         loop {
             let mut umount = self.plyfs(["umount", mountpoint]);
             let output = umount.output().unwrap();

@@ -99,7 +99,7 @@ impl Store<'_> {
         }
         let result = act(&merged);
         // The child of another test has copies of our descriptors between its fork and its exec.
-        let end = Instant::now() + Duration::from_secs(5);
+        let end = Instant::now() + Duration::from_secs(20);
         while !unmounted(&merged) {
             assert!(Instant::now() < end, "{} stays busy", merged.display());
             sleep(Duration::from_millis(10));

@@ -22,7 +22,7 @@ fn source_and_type(place: &Place) -> (String, String) {
 fn fusermount(place: &Place) {
     let merged = place.path("merged");
     let args = [OsStr::new("-u"), merged.as_os_str()];
-    let deadline = Instant::now() + Duration::from_secs(2);
+    let deadline = Instant::now() + Duration::from_secs(20);
     while !place
         .program("fusermount3", args)
         .status()
