@@ -15,9 +15,15 @@ use plyfs::layer::archive::{self, Indexer, Limits};
 use plyfs::layer::name::Name;
 use plyfs::layer::stack::{Durability, Stack, StackConfig, UpperConfig};
 use plyfs::overlay::node::ROOT;
-use plyfs::overlay::{Options, Overlay};
+use plyfs::overlay::attr::Changes;
+use plyfs::overlay::{Caller, Options, Overlay};
 
 const LAYERS: [usize; 4] = [1, 8, 128, 500];
+const ROOT_USER: Caller = Caller {
+    uid: 0,
+    gid: 0,
+    umask: 0,
+};
 
 /// `count` layers that share a directory `d`; each adds 20 files of its own to it.
 fn make_layers(base: &Path, count: usize) -> StackConfig {
@@ -92,26 +98,45 @@ fn copy_up(criterion: &mut Criterion) {
     let base = tempfile::tempdir().unwrap();
     let mut config = make_layers(base.path(), 1);
     config.durability = Durability::Volatile;
-    criterion.bench_function("copy-up of 4 KiB by a write, volatile", |bencher| {
-        let fresh = || {
-            let rw = tempfile::tempdir_in(base.path()).unwrap();
-            let (upper, work) = (rw.path().join("upper"), rw.path().join("work"));
-            fs::create_dir(&upper).unwrap();
-            fs::create_dir(&work).unwrap();
-            let config = StackConfig {
-                upper: Some(UpperConfig { upper, work }),
-                ..config.clone()
-            };
-            let overlay = open(&config);
-            let dir = lookup(&overlay, ROOT, "d").unwrap();
-            let file = lookup(&overlay, dir, "f0-3").unwrap();
-            (rw, overlay, file)
+    let fresh = || {
+        let rw = tempfile::tempdir_in(base.path()).unwrap();
+        let (upper, work) = (rw.path().join("upper"), rw.path().join("work"));
+        fs::create_dir(&upper).unwrap();
+        fs::create_dir(&work).unwrap();
+        let config = StackConfig {
+            upper: Some(UpperConfig { upper, work }),
+            ..config.clone()
         };
+        let options = Options {
+            metacopy: true,
+            ..Options::default()
+        };
+        let overlay = Overlay::new(Stack::open(&config).unwrap(), options).unwrap();
+        let dir = lookup(&overlay, ROOT, "d").unwrap();
+        let file = lookup(&overlay, dir, "f0-3").unwrap();
+        // The directory is in the upper.
+        let first = lookup(&overlay, dir, "f0-1").unwrap();
+        assert_eq!(overlay.write(first, 0, b"x", false), Ok(1));
+        (rw, overlay, file)
+    };
+    criterion.bench_function("copy-up of 4 KiB by a write, volatile", |bencher| {
         let write = |(rw, overlay, file): (tempfile::TempDir, Overlay, u64)| {
             assert_eq!(overlay.write(file, 0, b"x", false), Ok(1));
             (rw, overlay)
         };
         bencher.iter_batched(fresh, write, BatchSize::PerIteration);
+    });
+    criterion.bench_function("copy-up without data by chmod", |bencher| {
+        let private = Changes {
+            mode: Some(0o600),
+            ..Changes::default()
+        };
+        let chmod = |(rw, overlay, file): (tempfile::TempDir, Overlay, u64)| {
+            let attr = overlay.set_attr(file, &private, &ROOT_USER);
+            assert_eq!(attr.unwrap().mode, 0o600);
+            (rw, overlay)
+        };
+        bencher.iter_batched(fresh, chmod, BatchSize::PerIteration);
     });
 }
 

@@ -8,7 +8,7 @@ import threading
 import time
 from pathlib import Path
 
-from mounts import FILE_SYSTEMS, Mounted, MountError
+from mounts import Disk, FILE_SYSTEMS, Mounted, MountError
 
 COMMAND_SECONDS = 900
 IDLE_SECONDS = 5
@@ -26,7 +26,7 @@ def run_workload(workload, fs, stack, data, as_user):
     if workload.settle:
         with Mounted(fs, stack, data, as_user, workload.plain) as mount:
             timed(mount, workload.settle, ".", environment)
-    disk = workload.own_disk and not as_user
+    disk = workload.own_disk and Disk.available(as_user)
     with Mounted(fs, stack, data, as_user, workload.plain, fresh=not workload.settle, disk=disk) as mount:
         for command in workload.prepare:
             timed(mount, command, ".", environment)

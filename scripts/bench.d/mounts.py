@@ -175,13 +175,53 @@ class Mounted:
 
 
 class Disk:
-    """A new ext4 in a file, which every run gets for itself."""
+    """A new ext4 in a file, which every run gets for itself. Only root can make one: in the user namespace of an
+    ordinary user it is made by who started the benchmark, if that was root."""
     SIZE = 4 << 30
+    SERVICE = "PLYFS_BENCH_DISKS"  # in the user namespace: where to ask for one, and where the answer comes from
 
     def __init__(self, run):
         self.image, self.mnt = run / "disk.img", run / "disk"
 
+    @classmethod
+    def available(cls, as_user):
+        """Whether there can be one."""
+        return not as_user or cls.SERVICE in os.environ
+
+    def serve(self, owner, orders, answers):
+        """Makes and removes it for `owner` as told, until there are no more orders."""
+        for order in orders:
+            answer = "done"
+            try:
+                if order.strip() == "make":
+                    self._make_here()
+                    os.chown(self.mnt, *owner)
+                else:
+                    self._remove_here()
+            except (MountError, OSError) as error:
+                answer = str(error).replace("\n", " ")
+            print(answer, file=answers, flush=True)
+
+    def _ask(self, order):
+        orders, answers = map(int, os.environ[self.SERVICE].split())
+        os.write(orders, f"{order}\n".encode())
+        answer = os.read(answers, 1000).decode().strip()
+        if answer != "done":
+            raise MountError(f"a new ext4: {answer or 'whoever makes them is gone'}")
+
     def make(self):
+        if self.SERVICE in os.environ:
+            self._ask("make")
+        else:
+            self._make_here()
+
+    def remove(self):
+        if self.SERVICE in os.environ:
+            self._ask("remove")
+        else:
+            self._remove_here()
+
+    def _make_here(self):
         self.mnt.mkdir(parents=True, exist_ok=True)
         with open(self.image, "wb") as image:
             image.truncate(self.SIZE)
@@ -193,7 +233,7 @@ class Disk:
             if done.returncode != 0:
                 raise MountError(f"a new ext4: {done.stderr.strip()}")
 
-    def remove(self):
+    def _remove_here(self):
         subprocess.run(["umount", "-l", str(self.mnt)], capture_output=True)
         self.image.unlink(missing_ok=True)
 
