@@ -14,8 +14,8 @@ use criterion::{BatchSize, BenchmarkId, Criterion, criterion_group, criterion_ma
 use plyfs::layer::archive::{self, Indexer, Limits};
 use plyfs::layer::name::Name;
 use plyfs::layer::stack::{Durability, Stack, StackConfig, UpperConfig};
-use plyfs::overlay::node::ROOT;
 use plyfs::overlay::attr::Changes;
+use plyfs::overlay::node::ROOT;
 use plyfs::overlay::{Caller, Options, Overlay};
 
 const LAYERS: [usize; 4] = [1, 8, 128, 500];

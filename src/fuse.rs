@@ -14,3 +14,4 @@ mod seats;
 pub mod session;
 mod stats;
 mod walker;
+mod warmer;

@@ -64,6 +64,7 @@
 //! | how the background process starts and ends | `cli/background.rs`, `cli/command.rs`, `cli/umount.rs` |
 //! | how a request is decoded and answered; errno and attributes | `fuse/requests.rs`, `fuse/adapter.rs`, `fuse/convert.rs` |
 //! | what is agreed with the kernel at INIT | `fuse/negotiate.rs` |
+//! | how the reader waits for requests | `fuse/poll.rs`, `fuse/warmer.rs`, `fuse/seats.rs` |
 //! | how /dev/fuse gets mounted | [`fuse::mount`], [`fuse::session`] |
 //! | which layer shows a name | [`overlay::lookup`], [`overlay::index`], [`overlay::readdir`] |
 //! | what `timeout=` asks again | `overlay/timeout.rs` |

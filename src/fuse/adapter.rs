@@ -100,9 +100,9 @@ impl Adapter {
     }
 
     /// A request begins.
-    pub(super) fn begin(&self, op: Op) -> Timer {
+    pub(super) fn begin(&self, req: &Request, op: Op) -> Timer {
         if let Some(poller) = &self.poller {
-            poller.note();
+            poller.note(req.pid());
         }
         if let Some(walker) = &self.walker {
             walker.note(op);
@@ -228,10 +228,11 @@ impl Adapter {
         all["requests"] = requests;
         all["polling"] = match polling {
             None => "off".into(),
-            Some((wake, bursts, latency_held)) => serde_json::json!({
-                "wake_up_ns": wake,
-                "bursts": bursts,
-                "cpu_latency_held": latency_held,
+            Some(now) => serde_json::json!({
+                "wake_up_ns": now.wake_up_nanos,
+                "bursts": now.bursts,
+                "cpu_latency_held": now.latency_held,
+                "cpu_kept_busy": now.cpu_kept_busy,
             }),
         };
         all

@@ -6,11 +6,13 @@
 //! - Where `/dev/cpu_dma_latency` can be opened (normally by root only), the PM `QoS` latency is held at 0: idle CPUs
 //!   wait for work instead of halting, for client and reader alike. The reader sleeps as ever, and nobody's CPU time is
 //!   taken. This measures best.
+//! - Elsewhere, with two CPUs, one of them is kept busy (`fuse/warmer.rs`), so that client and reader take turns on the
+//!   other, which never halts.
 //! - Elsewhere the reader does not sleep: the connection is in `O_NONBLOCK`, and fuser's loop reads again at once. That
 //!   saves one of the two wake-ups.
 //!
 //! A governor thread ends either when no request came for a while, and the spinning also when other threads want the
-//! CPU (the scheduler tells how long the reader waited for one). An idle mount sleeps.
+//! CPU (the scheduler tells how long who spins waited for one). An idle mount sleeps.
 //!
 //! A ping-pong between two threads measures what a wake-up costs here and now, at mount and from time to time when a
 //! burst begins; while it is cheap (bare metal, or all CPUs busy) there is nothing to gain and the reader sleeps.
@@ -27,7 +29,9 @@ use parking_lot::Mutex;
 use rustix::fs::OFlags;
 use rustix::thread::CpuSet;
 
+use super::seats::Room;
 use super::session::Poll;
+use super::warmer::Warmer;
 
 /// Without a request for this long, the reader sleeps again.
 const PATIENCE: Duration = Duration::from_micros(200);
@@ -41,10 +45,11 @@ const BELIEVE_DEAR: Duration = Duration::from_secs(10);
 const BELIEVE_CHEAP: Duration = Duration::from_secs(1);
 /// How often the governor looks after a spinning reader.
 const WATCH_EVERY: Duration = Duration::from_micros(500);
-/// How often the governor looks whether others want the CPU.
-const LOOK_EVERY: Duration = Duration::from_millis(4);
-/// Share of its time the reader may wait for a CPU, in percent, before it makes way.
-const CROWDED_PERCENT: u64 = 8;
+/// How often the governor looks whether others want the CPU, and which share of its time who spins may wait for it, in
+/// percent, before it makes way: the reader, which has requests to answer, and the warmer, which waits while the client
+/// is still on its CPU.
+const CROWDED: (Duration, u64) = (Duration::from_millis(4), 8);
+const CROWDED_WARMER: (Duration, u64) = (Duration::from_millis(16), 40);
 /// How long it makes way, growing while it stays crowded.
 const MAKE_WAY: Duration = Duration::from_millis(40);
 const MAKE_WAY_MOST: Duration = Duration::from_millis(1280);
@@ -55,7 +60,7 @@ pub(super) struct Poller {
     device: OwnedFd,
     patience: Duration,
     requests: AtomicU64,
-    /// The connection is in `O_NONBLOCK`.
+    /// The connection is in `O_NONBLOCK`, or the warmer is on.
     spinning: AtomicBool,
     /// Held while that changes.
     switching: Mutex<()>,
@@ -73,15 +78,34 @@ pub(super) struct Poller {
     pays: AtomicBool,
     /// Whatever they cost: the user wants polling.
     forced: bool,
-    /// The reader spins, because the latency cannot be held or the user wants it.
+    /// The reader or the warmer spins, because the latency cannot be held or the user wants it.
     spins: bool,
+    /// Spins instead of the reader.
+    warmer: Option<Arc<Warmer>>,
     qos: AtomicBool,
+}
+
+/// What a [`Poller`] found and does.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Description {
+    /// Measured cost of a wake-up.
+    pub(super) wake_up_nanos: u64,
+    pub(super) bursts: u64,
+    /// PM `QoS` is held now.
+    pub(super) latency_held: bool,
+    /// The warmer is on.
+    pub(super) cpu_kept_busy: bool,
 }
 
 impl Poller {
     /// A poller for the connection `device` (a duplicate of its descriptor), or `None` where polling is off or
     /// would not pay.
-    pub(super) fn start(device: OwnedFd, mode: Poll, threads: usize) -> Option<Arc<Self>> {
+    pub(super) fn start(
+        device: OwnedFd,
+        mode: Poll,
+        threads: usize,
+        room: &Arc<Room>,
+    ) -> Option<Arc<Self>> {
         let cpus = thread::available_parallelism().map_or(1, usize::from);
         if cpus < 2 || threads > 1 || mode == Poll::Off {
             return None;
@@ -90,6 +114,12 @@ impl Poller {
             Poll::Micros(0) | Poll::Off => return None,
             Poll::Micros(micros) => (Duration::from_micros(micros.into()), true),
             Poll::Auto => (PATIENCE, false),
+        };
+        let spins = forced || hold_latency().is_none();
+        let warmer = if spins && !forced && Warmer::gains() {
+            Warmer::start(Arc::clone(room)).ok()
+        } else {
+            None
         };
         let poller = Arc::new(Self {
             device,
@@ -106,7 +136,8 @@ impl Poller {
             wake_nanos: AtomicU64::new(0),
             pays: AtomicBool::new(forced),
             forced,
-            spins: forced || hold_latency().is_none(),
+            spins,
+            warmer,
             qos: AtomicBool::new(false),
         });
         let own = Arc::clone(&poller);
@@ -125,8 +156,8 @@ impl Poller {
         }
     }
 
-    /// A request came. Called by the reader, for every request.
-    pub(super) fn note(&self) {
+    /// A request of the process `client`, 0 for none, came. Called by the reader, for every request.
+    pub(super) fn note(&self, client: u32) {
         // With the stores and loads of `park` in one order, either this sees that the governor sleeps, or that sees
         // the request.
         let first = self.requests.fetch_add(1, Ordering::SeqCst) == 0;
@@ -139,8 +170,12 @@ impl Poller {
                 governor.unpark();
             }
         }
+        if let Some(warmer) = &self.warmer {
+            warmer.note(client);
+        }
+        let reader_spins = self.spins && self.warmer.is_none();
         let calm = !self.crowded.load(Ordering::Relaxed) && self.pays.load(Ordering::Relaxed);
-        if self.spins && calm && !self.spinning.load(Ordering::Relaxed) {
+        if reader_spins && calm && !self.spinning.load(Ordering::Relaxed) {
             self.set_spinning(true);
         }
     }
@@ -179,15 +214,19 @@ impl Poller {
         if let Some(governor) = self.governor.lock().take() {
             governor.unpark();
         }
+        if let Some(warmer) = &self.warmer {
+            warmer.stop();
+        }
     }
 
-    /// Measured cost of a wake-up in nanoseconds, number of bursts, whether PM `QoS` is held now.
-    pub(super) fn describe(&self) -> (u64, u64, bool) {
-        (
-            self.wake_nanos.load(Ordering::Relaxed),
-            self.bursts.load(Ordering::Relaxed),
-            self.qos.load(Ordering::Relaxed),
-        )
+    /// What `plyfs stats` shows of it.
+    pub(super) fn describe(&self) -> Description {
+        Description {
+            wake_up_nanos: self.wake_nanos.load(Ordering::Relaxed),
+            bursts: self.bursts.load(Ordering::Relaxed),
+            latency_held: self.qos.load(Ordering::Relaxed),
+            cpu_kept_busy: self.warmer.is_some() && self.spinning.load(Ordering::Relaxed),
+        }
     }
 
     fn set_spinning(&self, on: bool) {
@@ -199,6 +238,9 @@ impl Poller {
         // Reader and governor must not mix their two steps.
         let _alone = self.switching.lock();
         self.spinning.store(on, Ordering::Relaxed);
+        if let Some(warmer) = &self.warmer {
+            return warmer.warm(on, self.reader.load(Ordering::Relaxed));
+        }
         let changed = rustix::fs::fcntl_setfl(&self.device, flags);
         crate::layer::best_effort("change how the reader waits", changed);
     }
@@ -209,12 +251,18 @@ impl Poller {
         let mut watch = Watch::default();
         let mut qos = None;
         let (mut seen, mut last_request) = (0, Instant::now());
+        let mut looked = last_request;
         let mut calibrated = Instant::now();
         // Mounted to be used: the first burst begins now.
         self.hold(&mut qos);
         while !self.stop.load(Ordering::Acquire) {
             let requests = self.requests.load(Ordering::Relaxed);
             let now = Instant::now();
+            if let Some(warmer) = &self.warmer {
+                let dense = warmer.takes_turns(requests - seen, now - looked);
+                self.warm_while(dense);
+            }
+            looked = now;
             if requests == seen {
                 let idle = now - last_request;
                 if idle > self.patience && self.spinning.load(Ordering::Relaxed) {
@@ -227,6 +275,7 @@ impl Poller {
                     self.park(requests);
                     watch = Watch::default();
                     last_request = Instant::now();
+                    looked = last_request;
                     self.bursts.fetch_add(1, Ordering::Relaxed);
                     self.calibrate_if_old(&mut calibrated);
                     self.hold(&mut qos);
@@ -246,6 +295,15 @@ impl Poller {
             } else {
                 Duration::from_millis(2)
             });
+        }
+    }
+
+    /// Turns the warmer on or off.
+    fn warm_while(&self, dense: bool) {
+        let calm = !self.crowded.load(Ordering::Relaxed) && self.pays.load(Ordering::Relaxed);
+        let on = dense && calm;
+        if on != self.spinning.load(Ordering::Relaxed) {
+            self.set_spinning(on);
         }
     }
 
@@ -274,10 +332,14 @@ impl Poller {
             }
             return;
         }
-        let Some(waited) = watch.waited(self.reader.load(Ordering::Relaxed), now) else {
+        let (spinner, (look_every, crowded)) = match &self.warmer {
+            Some(warmer) => (warmer.id(), CROWDED_WARMER),
+            None => (self.reader.load(Ordering::Relaxed), CROWDED),
+        };
+        let Some(waited) = watch.waited(spinner, now, look_every) else {
             return;
         };
-        if waited > CROWDED_PERCENT {
+        if waited > crowded {
             self.crowded.store(true, Ordering::Relaxed);
             self.set_spinning(false);
             let away = watch
@@ -302,9 +364,9 @@ struct Watch {
 
 impl Watch {
     /// Percent of the time since the last look that the thread waited for a CPU; `None` if it is too early to tell.
-    fn waited(&mut self, thread: u64, now: Instant) -> Option<u64> {
+    fn waited(&mut self, thread: u64, now: Instant, look_every: Duration) -> Option<u64> {
         if let Some((last, _)) = self.last
-            && now - last < LOOK_EVERY
+            && now - last < look_every
         {
             return None;
         }
@@ -317,7 +379,7 @@ impl Watch {
     }
 }
 
-fn own_thread_id() -> u64 {
+pub(super) fn own_thread_id() -> u64 {
     u64::try_from(rustix::thread::gettid().as_raw_nonzero().get()).unwrap_or(0)
 }
 
@@ -388,20 +450,22 @@ mod tests {
     #[test]
     fn the_first_request_of_a_mount_tells_whose_cpu_is_watched() {
         let device = File::open("/dev/null").unwrap().into();
-        let Some(poller) = Poller::start(device, Poll::Micros(1), 1) else {
+        let Some(poller) = Poller::start(device, Poll::Micros(1), 1, &Arc::default()) else {
             assert!(
                 thread::available_parallelism().map_or(1, usize::from) < 2,
                 "no poller although there are CPUs for it"
             );
             return;
         };
-        poller.note();
+        poller.note(0);
         assert_eq!(poller.reader.load(Ordering::Relaxed), own_thread_id());
         let now = Instant::now();
         let mut watch = Watch::default();
         // The first look has nothing to compare with, the second has.
-        assert_eq!(watch.waited(own_thread_id(), now), None);
-        assert!(watch.waited(own_thread_id(), now + LOOK_EVERY).is_some());
+        let (often, _) = CROWDED;
+        assert_eq!(watch.waited(own_thread_id(), now, often), None);
+        let later = watch.waited(own_thread_id(), now + often, often);
+        assert!(later.is_some());
         poller.stop();
     }
 }

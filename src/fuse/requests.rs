@@ -20,9 +20,9 @@ use rustix::io::Errno as SysErrno;
 use super::adapter::{
     Adapter, guarded, reply_empty, reply_entry, reply_written, reply_xattr, with_buffer,
 };
-use super::{convert, first_open};
 use super::negotiate::negotiate;
 use super::stats::Op;
+use super::{convert, first_open};
 use crate::layer::attr::Kind;
 use crate::layer::name::Name;
 use crate::overlay::Overlay;
@@ -50,8 +50,8 @@ impl Filesystem for Adapter {
         self.overlay.finish();
     }
 
-    fn lookup(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        let _timer = self.begin(Op::Lookup);
+    fn lookup(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        let _timer = self.begin(req, Op::Lookup);
         if let Some(attr) = self.first_open.look_up(parent, name) {
             return reply.entry(&first_open::LIFE, &attr, Generation(0));
         }
@@ -62,13 +62,13 @@ impl Filesystem for Adapter {
         }
     }
 
-    fn forget(&self, _req: &Request, ino: INodeNo, nlookup: u64) {
-        let _timer = self.begin(Op::Forget);
+    fn forget(&self, req: &Request, ino: INodeNo, nlookup: u64) {
+        let _timer = self.begin(req, Op::Forget);
         self.overlay.forget(ino.0, nlookup);
     }
 
-    fn getattr(&self, _req: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
-        let _timer = self.begin(Op::Getattr);
+    fn getattr(&self, req: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
+        let _timer = self.begin(req, Op::Getattr);
         match guarded(|| self.overlay.get_attr(ino.0)) {
             Ok(attr) => reply.attr(&self.ttl, &convert::file_attr(&attr)),
             Err(error) => reply.error(error),
@@ -101,7 +101,7 @@ impl Filesystem for Adapter {
             atime: atime.map(convert::set_time),
             mtime: mtime.map(convert::set_time),
         };
-        let timer = self.begin(Op::Setattr);
+        let timer = self.begin(req, Op::Setattr);
         if changes.size.is_some()
             && let Some(error) = self.must_look_again(ino)
         {
@@ -118,8 +118,8 @@ impl Filesystem for Adapter {
         });
     }
 
-    fn readlink(&self, _req: &Request, ino: INodeNo, reply: ReplyData) {
-        let _timer = self.begin(Op::Readlink);
+    fn readlink(&self, req: &Request, ino: INodeNo, reply: ReplyData) {
+        let _timer = self.begin(req, Op::Readlink);
         match guarded(|| self.overlay.read_link(ino.0)) {
             Ok(target) => reply.data(&target),
             Err(error) => reply.error(error),
@@ -136,7 +136,7 @@ impl Filesystem for Adapter {
         rdev: u32,
         reply: ReplyEntry,
     ) {
-        let _timer = self.begin(Op::Mknod);
+        let _timer = self.begin(req, Op::Mknod);
         let kind = Kind::from_type(rustix::fs::FileType::from_raw_mode(mode));
         let new = if kind == Kind::File {
             New::File
@@ -159,7 +159,7 @@ impl Filesystem for Adapter {
         umask: u32,
         reply: ReplyEntry,
     ) {
-        let _timer = self.begin(Op::Mkdir);
+        let _timer = self.begin(req, Op::Mkdir);
         let answer = self.create_entry(req, (parent, name), (mode, umask), New::Directory);
         reply_entry(&self.ttl, reply, answer);
     }
@@ -172,7 +172,7 @@ impl Filesystem for Adapter {
         target: &Path,
         reply: ReplyEntry,
     ) {
-        let _timer = self.begin(Op::Symlink);
+        let _timer = self.begin(req, Op::Symlink);
         let new = New::Symlink(target.as_os_str().as_bytes());
         reply_entry(
             &self.ttl,
@@ -181,16 +181,16 @@ impl Filesystem for Adapter {
         );
     }
 
-    fn unlink(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        let _timer = self.begin(Op::Unlink);
+    fn unlink(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let _timer = self.begin(req, Op::Unlink);
         reply_empty(
             reply,
             guarded(|| self.overlay.unlink(parent.0, Name::new(name)?)),
         );
     }
 
-    fn rmdir(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        let _timer = self.begin(Op::Rmdir);
+    fn rmdir(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let _timer = self.begin(req, Op::Rmdir);
         reply_empty(
             reply,
             guarded(|| self.overlay.remove_dir(parent.0, Name::new(name)?)),
@@ -199,7 +199,7 @@ impl Filesystem for Adapter {
 
     fn rename(
         &self,
-        _req: &Request,
+        req: &Request,
         parent: INodeNo,
         name: &OsStr,
         newparent: INodeNo,
@@ -207,7 +207,7 @@ impl Filesystem for Adapter {
         flags: RenameFlags,
         reply: ReplyEmpty,
     ) {
-        let timer = self.begin(Op::Rename);
+        let timer = self.begin(req, Op::Rename);
         let mode = match flags {
             flags if flags.is_empty() => Mode::Replace,
             RenameFlags::RENAME_NOREPLACE => Mode::NoReplace,
@@ -231,13 +231,13 @@ impl Filesystem for Adapter {
 
     fn link(
         &self,
-        _req: &Request,
+        req: &Request,
         ino: INodeNo,
         newparent: INodeNo,
         newname: &OsStr,
         reply: ReplyEntry,
     ) {
-        let timer = self.begin(Op::Link);
+        let timer = self.begin(req, Op::Link);
         let name = match Name::new(newname) {
             Ok(name) => name.to_owned(),
             Err(error) => return reply.error(convert::errno(error)),
@@ -250,13 +250,13 @@ impl Filesystem for Adapter {
     }
 
     fn open(&self, req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        let timer = self.begin(Op::Open);
+        let timer = self.begin(req, Op::Open);
         self.open_file(timer, ino, (flags, convert::caller(req, 0)), reply);
     }
 
     fn read(
         &self,
-        _req: &Request,
+        req: &Request,
         ino: INodeNo,
         _fh: FileHandle,
         offset: u64,
@@ -265,7 +265,7 @@ impl Filesystem for Adapter {
         _lock_owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        let timer = self.begin(Op::Read);
+        let timer = self.begin(req, Op::Read);
         let size = size as usize;
         let at_once = with_buffer(size, |buffer| {
             match guarded(|| self.overlay.read_cached(ino.0, offset, buffer)) {
@@ -290,7 +290,7 @@ impl Filesystem for Adapter {
 
     fn write(
         &self,
-        _req: &Request,
+        req: &Request,
         ino: INodeNo,
         _fh: FileHandle,
         offset: u64,
@@ -301,7 +301,7 @@ impl Filesystem for Adapter {
         reply: ReplyWrite,
     ) {
         let clear_suid = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
-        let timer = self.begin(Op::Write);
+        let timer = self.begin(req, Op::Write);
         if self.overlay.copies_data(ino.0, true) {
             let data = data.to_vec();
             let act = move |overlay: &Overlay| overlay.write(ino.0, offset, &data, clear_suid);
@@ -315,19 +315,19 @@ impl Filesystem for Adapter {
 
     fn flush(
         &self,
-        _req: &Request,
+        req: &Request,
         _ino: INodeNo,
         _fh: FileHandle,
         _lock_owner: LockOwner,
         reply: ReplyEmpty,
     ) {
-        let _timer = self.begin(Op::Flush);
+        let _timer = self.begin(req, Op::Flush);
         reply.error(Errno::ENOSYS);
     }
 
     fn release(
         &self,
-        _req: &Request,
+        req: &Request,
         ino: INodeNo,
         handle: FileHandle,
         _flags: OpenFlags,
@@ -335,37 +335,37 @@ impl Filesystem for Adapter {
         _flush: bool,
         reply: ReplyEmpty,
     ) {
-        let _timer = self.begin(Op::Release);
+        let _timer = self.begin(req, Op::Release);
         self.close_file(ino, handle);
         reply.ok();
     }
 
     fn fsync(
         &self,
-        _req: &Request,
+        req: &Request,
         ino: INodeNo,
         _fh: FileHandle,
         datasync: bool,
         reply: ReplyEmpty,
     ) {
-        let timer = self.begin(Op::Fsync);
+        let timer = self.begin(req, Op::Fsync);
         self.sync(timer, ino, datasync, reply);
     }
 
-    fn opendir(&self, _req: &Request, _ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
-        let _timer = self.begin(Op::Opendir);
+    fn opendir(&self, req: &Request, _ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        let _timer = self.begin(req, Op::Opendir);
         reply.error(Errno::ENOSYS);
     }
 
     fn readdir(
         &self,
-        _req: &Request,
+        req: &Request,
         ino: INodeNo,
         _fh: FileHandle,
         offset: u64,
         mut reply: ReplyDirectory,
     ) {
-        let _timer = self.begin(Op::Readdir);
+        let _timer = self.begin(req, Op::Readdir);
         let answer = guarded(|| {
             self.overlay.read_dir(ino.0, offset, false, |entry| {
                 let kind = convert::file_type(entry.kind);
@@ -391,7 +391,7 @@ impl Filesystem for Adapter {
         offset: u64,
         mut reply: ReplyDirectoryPlus,
     ) {
-        let _timer = self.begin(Op::Readdirplus);
+        let _timer = self.begin(req, Op::Readdirplus);
         let answer = guarded(|| {
             self.overlay.read_dir(ino.0, offset, true, |entry| {
                 let (number, attr, generation) = convert::listed(entry);
@@ -410,18 +410,18 @@ impl Filesystem for Adapter {
 
     fn fsyncdir(
         &self,
-        _req: &Request,
+        req: &Request,
         ino: INodeNo,
         _fh: FileHandle,
         datasync: bool,
         reply: ReplyEmpty,
     ) {
-        let timer = self.begin(Op::Fsyncdir);
+        let timer = self.begin(req, Op::Fsyncdir);
         self.sync(timer, ino, datasync, reply);
     }
 
-    fn statfs(&self, _req: &Request, _ino: INodeNo, reply: ReplyStatfs) {
-        let _timer = self.begin(Op::Statfs);
+    fn statfs(&self, req: &Request, _ino: INodeNo, reply: ReplyStatfs) {
+        let _timer = self.begin(req, Op::Statfs);
         match guarded(|| self.overlay.stat_fs()) {
             Ok(stat) => reply.statfs(
                 stat.f_blocks,
@@ -439,7 +439,7 @@ impl Filesystem for Adapter {
 
     fn setxattr(
         &self,
-        _req: &Request,
+        req: &Request,
         ino: INodeNo,
         name: &OsStr,
         value: &[u8],
@@ -447,7 +447,7 @@ impl Filesystem for Adapter {
         _position: u32,
         reply: ReplyEmpty,
     ) {
-        let timer = self.begin(Op::Setxattr);
+        let timer = self.begin(req, Op::Setxattr);
         if Self::is_own_xattr(name) {
             return reply.error(Errno::EPERM);
         }
@@ -460,8 +460,8 @@ impl Filesystem for Adapter {
         });
     }
 
-    fn getxattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
-        let _timer = self.begin(Op::Getxattr);
+    fn getxattr(&self, req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+        let _timer = self.begin(req, Op::Getxattr);
         let answer = guarded(|| match self.own_xattr(ino, name) {
             Some(answer) => answer,
             None => self.overlay.get_xattr(ino.0, name.as_bytes()),
@@ -470,7 +470,7 @@ impl Filesystem for Adapter {
     }
 
     fn listxattr(&self, req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
-        let _timer = self.begin(Op::Listxattr);
+        let _timer = self.begin(req, Op::Listxattr);
         reply_xattr(
             reply,
             size,
@@ -478,8 +478,8 @@ impl Filesystem for Adapter {
         );
     }
 
-    fn removexattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        let timer = self.begin(Op::Removexattr);
+    fn removexattr(&self, req: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let timer = self.begin(req, Op::Removexattr);
         let name = name.as_bytes().to_vec();
         let may_block = self.overlay.copies_data(ino.0, false);
         let act = move |overlay: &Overlay| overlay.remove_xattr(ino.0, &name);
@@ -488,8 +488,8 @@ impl Filesystem for Adapter {
         });
     }
 
-    fn access(&self, _req: &Request, _ino: INodeNo, _mask: AccessFlags, reply: ReplyEmpty) {
-        let _timer = self.begin(Op::Access);
+    fn access(&self, req: &Request, _ino: INodeNo, _mask: AccessFlags, reply: ReplyEmpty) {
+        let _timer = self.begin(req, Op::Access);
         // The kernel checks permissions itself (default_permissions).
         reply.error(Errno::ENOSYS);
     }
@@ -504,7 +504,7 @@ impl Filesystem for Adapter {
         _flags: i32,
         reply: ReplyCreate,
     ) {
-        let _timer = self.begin(Op::Create);
+        let _timer = self.begin(req, Op::Create);
         match self.create_entry(req, (parent, name), (mode, umask), New::File) {
             Ok(found) => self.created(found, reply),
             Err(error) => reply.error(error),
@@ -513,7 +513,7 @@ impl Filesystem for Adapter {
 
     fn fallocate(
         &self,
-        _req: &Request,
+        req: &Request,
         ino: INodeNo,
         _fh: FileHandle,
         offset: u64,
@@ -521,7 +521,7 @@ impl Filesystem for Adapter {
         mode: i32,
         reply: ReplyEmpty,
     ) {
-        let timer = self.begin(Op::Fallocate);
+        let timer = self.begin(req, Op::Fallocate);
         let mode = mode.cast_unsigned();
         let may_block = length > LONG_RANGE || self.overlay.copies_data(ino.0, true);
         let act = move |overlay: &Overlay| overlay.allocate(ino.0, mode, offset, length);
@@ -532,14 +532,14 @@ impl Filesystem for Adapter {
 
     fn lseek(
         &self,
-        _req: &Request,
+        req: &Request,
         ino: INodeNo,
         _fh: FileHandle,
         offset: i64,
         whence: i32,
         reply: ReplyLseek,
     ) {
-        let _timer = self.begin(Op::Lseek);
+        let _timer = self.begin(req, Op::Lseek);
         let answer = guarded(|| {
             let offset = u64::try_from(offset).map_err(|_| SysErrno::NXIO)?;
             let data = match whence {
@@ -557,7 +557,7 @@ impl Filesystem for Adapter {
 
     fn ioctl(
         &self,
-        _req: &Request,
+        req: &Request,
         ino: INodeNo,
         _fh: FileHandle,
         _flags: IoctlFlags,
@@ -566,13 +566,13 @@ impl Filesystem for Adapter {
         _out_size: u32,
         reply: ReplyIoctl,
     ) {
-        let timer = self.begin(Op::Ioctl);
+        let timer = self.begin(req, Op::Ioctl);
         self.control(timer, ino, (command, data), reply);
     }
 
     fn copy_file_range(
         &self,
-        _req: &Request,
+        req: &Request,
         ino_in: INodeNo,
         _fh_in: FileHandle,
         offset_in: u64,
@@ -583,7 +583,7 @@ impl Filesystem for Adapter {
         _flags: CopyFileRangeFlags,
         reply: ReplyWrite,
     ) {
-        let timer = self.begin(Op::CopyFileRange);
+        let timer = self.begin(req, Op::CopyFileRange);
         let may_block = len > LONG_RANGE || self.overlay.copies_data(ino_out.0, true);
         let act = move |overlay: &Overlay| {
             // The answer has 32 bits.

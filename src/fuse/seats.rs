@@ -5,14 +5,56 @@
 //! lasts, the thread stays off the client's CPU, and the reader off the one that the thread has found for itself. With
 //! two CPUs that is a CPU for the thread, and one for client and reader; with more the scheduler has a choice.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use parking_lot::{Mutex, MutexGuard};
 use rustix::io::Result;
 use rustix::process::getpid;
 use rustix::thread::{CpuSet, Pid, sched_getaffinity, sched_getcpu, sched_setaffinity};
 
 /// How often the walker looks where the client runs.
 const FOLLOW_EVERY: Duration = Duration::from_micros(1500);
+
+/// Whoever gives the threads their seats, one at a time: a walker before a warmer.
+#[derive(Debug, Default)]
+pub(super) struct Room {
+    taken: Mutex<()>,
+    walkers: AtomicUsize,
+}
+
+/// The walker has the room.
+#[derive(Debug)]
+pub(super) struct Walking<'a> {
+    room: &'a Room,
+    _taken: MutexGuard<'a, ()>,
+}
+
+impl Room {
+    /// For the walker: waits for the warmer to leave, which it does at once.
+    pub(super) fn take(&self) -> Walking<'_> {
+        self.walkers.fetch_add(1, Ordering::SeqCst);
+        Walking {
+            room: self,
+            _taken: self.taken.lock(),
+        }
+    }
+
+    /// For the warmer: to be left as soon as a walker wants it.
+    pub(super) fn take_while_unwanted(&self) -> Option<MutexGuard<'_, ()>> {
+        self.taken.try_lock().filter(|_| !self.is_wanted())
+    }
+
+    pub(super) fn is_wanted(&self) -> bool {
+        self.walkers.load(Ordering::SeqCst) > 0
+    }
+}
+
+impl Drop for Walking<'_> {
+    fn drop(&mut self) {
+        self.room.walkers.fetch_sub(1, Ordering::SeqCst);
+    }
+}
 
 /// Lets the calling thread run wherever the process may: a thread starts on the CPUs of the one that made it.
 pub(super) fn take_any() {

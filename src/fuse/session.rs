@@ -92,11 +92,12 @@ impl Session {
         let unmounter = Unmounter {
             mountpoint: Arc::new(mountpoint),
         };
+        let room = Arc::default();
         let poller = rustix::io::fcntl_dupfd_cloexec(&mounted.device, 0)
             .ok()
-            .and_then(|device| Poller::start(device, config.poll, config.threads));
+            .and_then(|device| Poller::start(device, config.poll, config.threads, &room));
         let description = config.description.clone();
-        let walker = Walker::new(&overlay, config.threads);
+        let walker = Walker::new(&overlay, config.threads, room);
         let adapter = Adapter::new(
             Arc::new(overlay),
             acl,

@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 use rustix::thread::Pid;
 
 use super::adapter::guarded;
-use super::seats::Seats;
+use super::seats::{Room, Seats};
 use super::stats::Op;
 use crate::overlay::Overlay;
 use crate::overlay::read_ahead::Pace;
@@ -48,13 +48,20 @@ struct Shared {
     reader: AtomicI32,
     /// Who walks, or 0.
     client: AtomicI32,
+    room: Arc<Room>,
 }
 
 impl Walker {
     /// For a mount with this number of readers; `None` where there is nothing to read ahead, or no second CPU for it.
-    pub(super) fn new(overlay: &Overlay, readers: usize) -> Option<Self> {
+    pub(super) fn new(overlay: &Overlay, readers: usize, room: Arc<Room>) -> Option<Self> {
         let cpus = thread::available_parallelism().map_or(1, usize::from);
-        (cpus > 1 && readers == 1 && overlay.can_read_ahead()).then(Self::default)
+        (cpus > 1 && readers == 1 && overlay.can_read_ahead()).then(|| Self {
+            shared: Arc::new(Shared {
+                room,
+                ..Shared::default()
+            }),
+            ..Self::default()
+        })
     }
 
     /// A request came.
@@ -129,6 +136,7 @@ impl Walker {
 
 impl Shared {
     fn walk(&self, overlay: &Overlay) {
+        let _room = self.room.take();
         let mut seats = Seats::new(Pid::from_raw(self.reader.load(Ordering::Relaxed)));
         let (mut seen, mut looks) = (0, 0);
         while !self.stop.load(Ordering::Acquire) {
