@@ -12,6 +12,7 @@ from mounts import Disk, FILE_SYSTEMS, Mounted, MountError
 
 COMMAND_SECONDS = 900
 IDLE_SECONDS = 5
+ASKED_SECONDS = 0.05  # after a question a mount waits for more; a run begins with one that does not
 RESOURCE_FILE_SYSTEMS = ("kernel", "plyfs", "fuse-overlayfs", "fuse-overlayfs-2")
 
 
@@ -38,7 +39,10 @@ def run_workload(workload, fs, stack, data, as_user):
 def timed(mount, argv, cwd, environment):
     """Runs `argv` in the mount: seconds, CPU seconds of client and daemon, requests, and what it printed, shortened."""
     with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:
-        daemon, requests = mount.cpu(), mount.requests()
+        requests = mount.requests()
+        if requests:
+            time.sleep(ASKED_SECONDS)
+        daemon = mount.cpu()
         started = time.perf_counter()
         client = subprocess.Popen(argv, cwd=mount.mnt / cwd, stdout=output, stderr=errors, env=environment,
                                   stdin=subprocess.DEVNULL)

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import time
 from collections import Counter
@@ -77,6 +78,8 @@ class Mounted:
         else:
             self._start_daemon(self._daemon_argv())
         self.seconds = time.perf_counter() - started
+        if self.fs.kind == "plyfs":
+            self.daemon = self._background()
         return self
 
     def _options(self):
@@ -88,7 +91,9 @@ class Mounted:
     def _daemon_argv(self):
         program = {"plyfs": [str(self.data.plyfs), "mount"], "debian": ["fuse-overlayfs"],
                    "crate": [str(self.data.peer)]}[self.fs.kind]
-        return [*program, "-f", "-o", self._options(), str(self.mnt)]
+        # plyfs goes to the background as its users have it; the others would leave nothing to measure by.
+        foreground = [] if self.fs.kind == "plyfs" else ["-f"]
+        return [*program, *foreground, "-o", self._options(), str(self.mnt)]
 
     def _mount_plain(self):
         """The merged tree as plain files: the kept copy, a copy of its own to be destroyed, or nothing yet."""
@@ -113,6 +118,9 @@ class Mounted:
             raise MountError(f"{self.fs.name}: {done.stderr.strip()}")
 
     def _start_daemon(self, argv):
+        if self.fs.kind == "plyfs":
+            self._command(argv)
+            return
         outside = os.stat(self.mnt).st_dev
         with open(self.data.run / "daemon.log", "wb") as log:
             self.daemon = subprocess.Popen(argv, cwd=self.stack.base, stdout=log, stderr=log,
@@ -123,6 +131,11 @@ class Mounted:
                 self._stop_daemon()
                 raise MountError(f"{self.fs.name}: {self._log() or 'did not mount'}")
             time.sleep(0.0002)
+
+    def _background(self):
+        listed = subprocess.run([str(self.data.plyfs), "mounts", "--json"], capture_output=True, check=True)
+        pids = [mount["pid"] for mount in json.loads(listed.stdout) if mount["mountpoint"] == str(self.mnt)]
+        return Background(pids[-1])
 
     def _log(self):
         return (self.data.run / "daemon.log").read_text(errors="replace").strip()[-300:]
@@ -174,6 +187,26 @@ class Mounted:
             self.daemon.wait()
 
 
+class Background:
+    """A process that is not our child, as far as subprocess.Popen is used here."""
+
+    def __init__(self, pid):
+        self.pid = pid
+
+    def kill(self):
+        try:
+            os.kill(self.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+
+    def wait(self, timeout=None):
+        end = time.monotonic() + (timeout or MOUNT_SECONDS)
+        while Path(f"/proc/{self.pid}").exists():
+            if time.monotonic() > end:
+                raise subprocess.TimeoutExpired("plyfs", timeout)
+            time.sleep(0.001)
+
+
 class Disk:
     """A new ext4 in a file, which every run gets for itself. Only root can make one: in the user namespace of an
     ordinary user it is made by who started the benchmark, if that was root."""
@@ -223,7 +256,9 @@ class Disk:
 
     def _make_here(self):
         self.mnt.mkdir(parents=True, exist_ok=True)
-        with open(self.image, "wb") as image:
+        self.image.unlink(missing_ok=True)
+        # The directory may be an ordinary user's.
+        with open(os.open(self.image, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600), "wb") as image:
             image.truncate(self.SIZE)
         # Nothing is left to be done in the background.
         options = ["-E", "lazy_itable_init=0,lazy_journal_init=0"]

@@ -18,6 +18,7 @@ use super::exit::{Exit, Failure, why};
 use super::options::MountOptions;
 use super::{command, log, output, umount};
 use crate::fuse::first_open;
+use crate::fuse::passthrough::Files;
 use crate::fuse::session::{Session, Unmounter};
 use crate::image::store::Store;
 use crate::layer::{self, stack::Stack};
@@ -53,7 +54,7 @@ pub(super) fn run(
 fn in_background(options: &MountOptions, args: &[OsString]) -> Result<u8, Failure> {
     let daemon = Daemon::start(args, Role::Background)?;
     let mountpoint = &options.session.mountpoint;
-    answers(mountpoint, &daemon)?;
+    answers(options, &daemon)?;
     if options.image.as_ref().is_some_and(|image| image.chosen) {
         output::print(&format!("{}\n", mountpoint.display()))?;
     }
@@ -61,8 +62,11 @@ fn in_background(options: &MountOptions, args: &[OsString]) -> Result<u8, Failur
 }
 
 /// Asks the mount something that the kernel cannot know by itself.
-fn answers(mountpoint: &Path, daemon: &Daemon) -> Result<(), Failure> {
-    first_open::ask(mountpoint, daemon.id());
+fn answers(options: &MountOptions, daemon: &Daemon) -> Result<(), Failure> {
+    let mountpoint = &options.session.mountpoint;
+    if options.session.passthrough == Files::None {
+        first_open::ask(mountpoint, daemon.id());
+    }
     rustix::fs::statvfs(mountpoint).map(drop).map_err(|error| {
         Failure::other(format!(
             "{} is mounted but does not answer: {}",
@@ -78,7 +82,7 @@ fn with_command(options: &MountOptions, args: &[OsString]) -> Result<u8, Failure
     // Nobody knows a mountpoint that was chosen, so CMD starts in it.
     let chosen = options.image.as_ref().is_some_and(|image| image.chosen);
     let dir = chosen.then_some(&mountpoint);
-    let code = answers(&mountpoint, &daemon)
+    let code = answers(options, &daemon)
         .and_then(|()| command::run(&options.command, dir.map(PathBuf::as_path)));
     match daemon.end() {
         Ok(Ended::Gone(status)) if status.success() => {}
@@ -142,10 +146,6 @@ fn serve(mut options: MountOptions, role: Role, store: Option<Store>) -> Result<
             background::front_is_gone();
             end.unmount();
         });
-    } else if role == Role::Front {
-        // Nobody is in front who could.
-        let mountpoint = options.session.mountpoint.clone();
-        thread::spawn(move || first_open::ask(&mountpoint, process::id()));
     }
     let served = session.run();
     drop((ephemeral, hold));

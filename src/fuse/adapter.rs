@@ -102,7 +102,7 @@ impl Adapter {
     /// A request begins.
     pub(super) fn begin(&self, req: &Request, op: Op) -> Timer {
         if let Some(poller) = &self.poller {
-            poller.note(req.pid());
+            poller.note(req.pid(), op);
         }
         if let Some(walker) = &self.walker {
             walker.note(op);

@@ -6,6 +6,7 @@
 
 use std::ffi::OsStr;
 use std::fs;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::process;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -24,9 +25,15 @@ fn name(daemon: u32) -> String {
     format!(".plyfs-{daemon}-first-open")
 }
 
-/// Opens the file in the root of the mount that the process `daemon` serves. Nothing depends on whether that works.
+/// Opens the file in the root of the mount that the process `daemon` serves. Nothing depends on whether that works. Not
+/// for the daemon itself: killed in between, it would wait for its own answer.
 pub fn ask(mountpoint: &Path, daemon: u32) {
-    if let Err(error) = fs::File::open(mountpoint.join(name(daemon))) {
+    // Should a layer have something by that name, nobody waits for it or follows it.
+    let opened = fs::OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
+        .open(mountpoint.join(name(daemon)));
+    if let Err(error) = opened {
         tracing::debug!(%error, "no first open");
     }
 }
@@ -45,8 +52,13 @@ impl FirstOpen {
         }
     }
 
-    /// What a LOOKUP is answered with if it is for the file.
-    pub(super) fn look_up(&self, parent: INodeNo, asked: &OsStr) -> Option<FileAttr> {
+    /// What a LOOKUP by `caller`, user and group, is answered with if it is for the file.
+    pub(super) fn look_up(
+        &self,
+        parent: INodeNo,
+        asked: &OsStr,
+        caller: (u32, u32),
+    ) -> Option<FileAttr> {
         if parent != INodeNo::ROOT || self.done.load(Ordering::Relaxed) {
             return None;
         }
@@ -54,7 +66,9 @@ impl FirstOpen {
             return None;
         }
         let mut attr = convert::negative();
-        (attr.ino, attr.perm, attr.nlink) = (NUMBER, 0o444, 1);
+        // For its owner alone, so that the kernel asks for no ACL.
+        (attr.ino, attr.perm, attr.nlink) = (NUMBER, 0o400, 1);
+        (attr.uid, attr.gid) = caller;
         Some(attr)
     }
 }
@@ -67,12 +81,19 @@ mod tests {
     fn the_file_is_there_once_for_who_knows_its_name() {
         let first = FirstOpen::new(true);
         let name = name(process::id());
-        let asked = OsStr::new(&name);
-        assert!(first.look_up(INodeNo::ROOT, OsStr::new("other")).is_none());
-        assert!(first.look_up(INodeNo(2), asked).is_none());
-        assert_eq!(first.look_up(INodeNo::ROOT, asked).unwrap().ino, NUMBER);
-        assert!(first.look_up(INodeNo::ROOT, asked).is_none());
+        let (asked, caller) = (OsStr::new(&name), (7, 8));
+        assert!(
+            first
+                .look_up(INodeNo::ROOT, OsStr::new("other"), caller)
+                .is_none()
+        );
+        assert!(first.look_up(INodeNo(2), asked, caller).is_none());
+        assert_eq!(
+            first.look_up(INodeNo::ROOT, asked, caller).unwrap().ino,
+            NUMBER
+        );
+        assert!(first.look_up(INodeNo::ROOT, asked, caller).is_none());
         let none = FirstOpen::new(false);
-        assert!(none.look_up(INodeNo::ROOT, asked).is_none());
+        assert!(none.look_up(INodeNo::ROOT, asked, caller).is_none());
     }
 }

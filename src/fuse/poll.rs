@@ -31,6 +31,7 @@ use rustix::thread::CpuSet;
 
 use super::seats::Room;
 use super::session::Poll;
+use super::stats::Op;
 use super::warmer::Warmer;
 
 /// Without a request for this long, the reader sleeps again.
@@ -49,7 +50,7 @@ const WATCH_EVERY: Duration = Duration::from_micros(500);
 /// percent, before it makes way: the reader, which has requests to answer, and the warmer, which waits while the client
 /// is still on its CPU.
 const CROWDED: (Duration, u64) = (Duration::from_millis(4), 8);
-const CROWDED_WARMER: (Duration, u64) = (Duration::from_millis(16), 40);
+const CROWDED_WARMER: (Duration, u64) = (Duration::from_millis(16), 30);
 /// How long it makes way, growing while it stays crowded.
 const MAKE_WAY: Duration = Duration::from_millis(40);
 const MAKE_WAY_MOST: Duration = Duration::from_millis(1280);
@@ -151,13 +152,14 @@ impl Poller {
             }
             Err(error) => {
                 tracing::warn!(%error, "no thread for the governor: the reader always sleeps");
+                poller.stop();
                 None
             }
         }
     }
 
     /// A request of the process `client`, 0 for none, came. Called by the reader, for every request.
-    pub(super) fn note(&self, client: u32) {
+    pub(super) fn note(&self, client: u32, op: Op) {
         // With the stores and loads of `park` in one order, either this sees that the governor sleeps, or that sees
         // the request.
         let first = self.requests.fetch_add(1, Ordering::SeqCst) == 0;
@@ -171,7 +173,7 @@ impl Poller {
             }
         }
         if let Some(warmer) = &self.warmer {
-            warmer.note(client);
+            warmer.note(client, op);
         }
         let reader_spins = self.spins && self.warmer.is_none();
         let calm = !self.crowded.load(Ordering::Relaxed) && self.pays.load(Ordering::Relaxed);
@@ -259,7 +261,7 @@ impl Poller {
             let requests = self.requests.load(Ordering::Relaxed);
             let now = Instant::now();
             if let Some(warmer) = &self.warmer {
-                let dense = warmer.takes_turns(requests - seen, now - looked);
+                let dense = warmer.takes_turns(now - looked);
                 self.warm_while(dense);
             }
             looked = now;
@@ -457,7 +459,7 @@ mod tests {
             );
             return;
         };
-        poller.note(0);
+        poller.note(0, Op::Lookup);
         assert_eq!(poller.reader.load(Ordering::Relaxed), own_thread_id());
         let now = Instant::now();
         let mut watch = Watch::default();

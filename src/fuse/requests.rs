@@ -52,7 +52,10 @@ impl Filesystem for Adapter {
 
     fn lookup(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         let _timer = self.begin(req, Op::Lookup);
-        if let Some(attr) = self.first_open.look_up(parent, name) {
+        if let Some(attr) = self
+            .first_open
+            .look_up(parent, name, (req.uid(), req.gid()))
+        {
             return reply.entry(&first_open::LIFE, &attr, Generation(0));
         }
         match guarded(|| self.overlay.lookup(parent.0, Name::new(name)?)) {

@@ -108,6 +108,7 @@ impl Walker {
         let spawned = thread::Builder::new()
             .name("plyfs-walker".into())
             .spawn(move || {
+                super::seats::take_any();
                 while !shared.stop.load(Ordering::Acquire) {
                     shared.walk(&own);
                     thread::park();
