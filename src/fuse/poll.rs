@@ -6,8 +6,8 @@
 //! - Where `/dev/cpu_dma_latency` can be opened (normally by root only), the PM `QoS` latency is held at 0: idle CPUs
 //!   wait for work instead of halting, for client and reader alike. The reader sleeps as ever, and nobody's CPU time is
 //!   taken. This measures best.
-//! - Elsewhere, with two CPUs, one of them is kept busy (`fuse/warmer.rs`), so that client and reader take turns on the
-//!   other, which never halts.
+//! - Elsewhere, with two CPUs and one client that waits for each answer, one CPU is kept busy (`fuse/warmer.rs`), so that
+//!   client and reader take turns on the other, which never halts.
 //! - Elsewhere the reader does not sleep: the connection is in `O_NONBLOCK`, and fuser's loop reads again at once. That
 //!   saves one of the two wake-ups.
 //!
@@ -50,7 +50,7 @@ const WATCH_EVERY: Duration = Duration::from_micros(500);
 /// percent, before it makes way: the reader, which has requests to answer, and the warmer, which waits while the client
 /// is still on its CPU.
 const CROWDED: (Duration, u64) = (Duration::from_millis(4), 8);
-const CROWDED_WARMER: (Duration, u64) = (Duration::from_millis(16), 30);
+const CROWDED_WARMER: (Duration, u64) = (Duration::from_millis(16), 50);
 /// How long it makes way, growing while it stays crowded.
 const MAKE_WAY: Duration = Duration::from_millis(40);
 const MAKE_WAY_MOST: Duration = Duration::from_millis(1280);
@@ -61,7 +61,7 @@ pub(super) struct Poller {
     device: OwnedFd,
     patience: Duration,
     requests: AtomicU64,
-    /// The connection is in `O_NONBLOCK`, or the warmer is on.
+    /// The connection is in `O_NONBLOCK`.
     spinning: AtomicBool,
     /// Held while that changes.
     switching: Mutex<()>,
@@ -79,9 +79,9 @@ pub(super) struct Poller {
     pays: AtomicBool,
     /// Whatever they cost: the user wants polling.
     forced: bool,
-    /// The reader or the warmer spins, because the latency cannot be held or the user wants it.
+    /// The reader spins, because the latency cannot be held or the user wants it.
     spins: bool,
-    /// Spins instead of the reader.
+    /// Spins instead while one client takes turns with the reader.
     warmer: Option<Arc<Warmer>>,
     qos: AtomicBool,
 }
@@ -175,9 +175,8 @@ impl Poller {
         if let Some(warmer) = &self.warmer {
             warmer.note(client, op);
         }
-        let reader_spins = self.spins && self.warmer.is_none();
         let calm = !self.crowded.load(Ordering::Relaxed) && self.pays.load(Ordering::Relaxed);
-        if reader_spins && calm && !self.spinning.load(Ordering::Relaxed) {
+        if self.spins && calm && !self.is_warm() && !self.spinning.load(Ordering::Relaxed) {
             self.set_spinning(true);
         }
     }
@@ -227,7 +226,7 @@ impl Poller {
             wake_up_nanos: self.wake_nanos.load(Ordering::Relaxed),
             bursts: self.bursts.load(Ordering::Relaxed),
             latency_held: self.qos.load(Ordering::Relaxed),
-            cpu_kept_busy: self.warmer.is_some() && self.spinning.load(Ordering::Relaxed),
+            cpu_kept_busy: self.is_warm(),
         }
     }
 
@@ -240,9 +239,6 @@ impl Poller {
         // Reader and governor must not mix their two steps.
         let _alone = self.switching.lock();
         self.spinning.store(on, Ordering::Relaxed);
-        if let Some(warmer) = &self.warmer {
-            return warmer.warm(on, self.reader.load(Ordering::Relaxed));
-        }
         let changed = rustix::fs::fcntl_setfl(&self.device, flags);
         crate::layer::best_effort("change how the reader waits", changed);
     }
@@ -261,8 +257,7 @@ impl Poller {
             let requests = self.requests.load(Ordering::Relaxed);
             let now = Instant::now();
             if let Some(warmer) = &self.warmer {
-                let dense = warmer.takes_turns(now - looked);
-                self.warm_while(dense);
+                self.warm_while(warmer, warmer.takes_turns(now - looked), &mut watch);
             }
             looked = now;
             if requests == seen {
@@ -291,7 +286,7 @@ impl Poller {
                     self.hold(&mut qos);
                 }
             }
-            let spinning = self.spinning.load(Ordering::Relaxed);
+            let spinning = self.spinning.load(Ordering::Relaxed) || self.is_warm();
             thread::sleep(if spinning {
                 self.patience.max(WATCH_EVERY)
             } else {
@@ -300,12 +295,21 @@ impl Poller {
         }
     }
 
-    /// Turns the warmer on or off.
-    fn warm_while(&self, dense: bool) {
+    fn is_warm(&self) -> bool {
+        self.warmer.as_ref().is_some_and(|warmer| warmer.is_on())
+    }
+
+    /// Has the warmer spin instead of the reader while one client takes turns with it.
+    fn warm_while(&self, warmer: &Warmer, turns: bool, watch: &mut Watch) {
         let calm = !self.crowded.load(Ordering::Relaxed) && self.pays.load(Ordering::Relaxed);
-        let on = dense && calm;
-        if on != self.spinning.load(Ordering::Relaxed) {
-            self.set_spinning(on);
+        let on = turns && calm;
+        if on != warmer.is_on() {
+            warmer.warm(on, self.reader.load(Ordering::Relaxed));
+            // Another thread is watched from now on.
+            watch.last = None;
+        }
+        if on && self.spinning.load(Ordering::Relaxed) {
+            self.set_spinning(false);
         }
     }
 
@@ -335,8 +339,8 @@ impl Poller {
             return;
         }
         let (spinner, (look_every, crowded)) = match &self.warmer {
-            Some(warmer) => (warmer.id(), CROWDED_WARMER),
-            None => (self.reader.load(Ordering::Relaxed), CROWDED),
+            Some(warmer) if warmer.is_on() => (warmer.id(), CROWDED_WARMER),
+            _ => (self.reader.load(Ordering::Relaxed), CROWDED),
         };
         let Some(waited) = watch.waited(spinner, now, look_every) else {
             return;
@@ -344,6 +348,9 @@ impl Poller {
         if waited > crowded {
             self.crowded.store(true, Ordering::Relaxed);
             self.set_spinning(false);
+            if let Some(warmer) = &self.warmer {
+                warmer.warm(false, 0);
+            }
             let away = watch
                 .away
                 .map_or(MAKE_WAY, |away| (away * 2).min(MAKE_WAY_MOST));

@@ -122,6 +122,10 @@ impl Warmer {
         }
     }
 
+    pub(super) fn is_on(&self) -> bool {
+        self.on.load(Ordering::Relaxed)
+    }
+
     /// Number of the thread for the scheduler.
     pub(super) fn id(&self) -> u64 {
         self.id.load(Ordering::Relaxed)
