@@ -55,7 +55,7 @@ class Mounted:
     def __init__(self, fs, stack, data, as_user, plain="kept", fresh=True, disk=False):
         self.fs, self.stack, self.data, self.as_user = fs, stack, data, as_user
         self.plain, self.fresh = plain, fresh
-        self.disk = Disk(data.run) if disk else None
+        self.disk = Disk.of(data.run) if disk else None
         self.mnt = data.run / "mnt"
         self.upper, self.work = ((self.disk.mnt if disk else data.run) / name for name in ("upper", "work"))
         self.daemon = None
@@ -75,8 +75,11 @@ class Mounted:
             self._mount_plain()
         elif self.fs.kind == "kernel":
             self._command(["mount", "-t", "overlay", "overlay", "-o", self._options(), str(self.mnt)])
+        elif self.fs.kind == "plyfs":
+            # In the background, as its users have it.
+            self._command([str(self.data.plyfs), "mount", "-o", self._options(), str(self.mnt)])
         else:
-            self._start_daemon(self._daemon_argv())
+            self._start_daemon()
         self.seconds = time.perf_counter() - started
         if self.fs.kind == "plyfs":
             self.daemon = self._background()
@@ -87,13 +90,6 @@ class Mounted:
         if self.fs.kind == "kernel" and self.as_user:
             options.append("userxattr")
         return ",".join([*options, *self.fs.options])
-
-    def _daemon_argv(self):
-        program = {"plyfs": [str(self.data.plyfs), "mount"], "debian": ["fuse-overlayfs"],
-                   "crate": [str(self.data.peer)]}[self.fs.kind]
-        # plyfs goes to the background as its users have it; the others would leave nothing to measure by.
-        foreground = [] if self.fs.kind == "plyfs" else ["-f"]
-        return [*program, *foreground, "-o", self._options(), str(self.mnt)]
 
     def _mount_plain(self):
         """The merged tree as plain files: the kept copy, a copy of its own to be destroyed, or nothing yet."""
@@ -117,10 +113,9 @@ class Mounted:
         if done.returncode != 0:
             raise MountError(f"{self.fs.name}: {done.stderr.strip()}")
 
-    def _start_daemon(self, argv):
-        if self.fs.kind == "plyfs":
-            self._command(argv)
-            return
+    def _start_daemon(self):
+        program = {"debian": "fuse-overlayfs", "crate": str(self.data.peer)}[self.fs.kind]
+        argv = [program, "-f", "-o", self._options(), str(self.mnt)]
         outside = os.stat(self.mnt).st_dev
         with open(self.data.run / "daemon.log", "wb") as log:
             self.daemon = subprocess.Popen(argv, cwd=self.stack.base, stdout=log, stderr=log,
@@ -217,6 +212,10 @@ class Disk:
         self.image, self.mnt = run / "disk.img", run / "disk"
 
     @classmethod
+    def of(cls, run):
+        return (AskedDisk if cls.SERVICE in os.environ else Disk)(run)
+
+    @classmethod
     def available(cls, as_user):
         """Whether there can be one."""
         return not as_user or cls.SERVICE in os.environ
@@ -227,34 +226,15 @@ class Disk:
             answer = "done"
             try:
                 if order.strip() == "make":
-                    self._make_here()
+                    self.make()
                     os.chown(self.mnt, *owner)
                 else:
-                    self._remove_here()
+                    self.remove()
             except (MountError, OSError) as error:
                 answer = str(error).replace("\n", " ")
             print(answer, file=answers, flush=True)
 
-    def _ask(self, order):
-        orders, answers = map(int, os.environ[self.SERVICE].split())
-        os.write(orders, f"{order}\n".encode())
-        answer = os.read(answers, 1000).decode().strip()
-        if answer != "done":
-            raise MountError(f"a new ext4: {answer or 'whoever makes them is gone'}")
-
     def make(self):
-        if self.SERVICE in os.environ:
-            self._ask("make")
-        else:
-            self._make_here()
-
-    def remove(self):
-        if self.SERVICE in os.environ:
-            self._ask("remove")
-        else:
-            self._remove_here()
-
-    def _make_here(self):
         self.mnt.mkdir(parents=True, exist_ok=True)
         self.image.unlink(missing_ok=True)
         # The directory may be an ordinary user's.
@@ -268,9 +248,26 @@ class Disk:
             if done.returncode != 0:
                 raise MountError(f"a new ext4: {done.stderr.strip()}")
 
-    def _remove_here(self):
+    def remove(self):
         subprocess.run(["umount", "-l", str(self.mnt)], capture_output=True)
         self.image.unlink(missing_ok=True)
+
+
+class AskedDisk(Disk):
+    """One that whoever started the benchmark makes."""
+
+    def make(self):
+        self._ask("make")
+
+    def remove(self):
+        self._ask("remove")
+
+    def _ask(self, order):
+        orders, answers = map(int, os.environ[self.SERVICE].split())
+        os.write(orders, f"{order}\n".encode())
+        answer = os.read(answers, 1000).decode().strip()
+        if answer != "done":
+            raise MountError(f"a new ext4: {answer or 'whoever makes them is gone'}")
 
 
 class MountError(Exception):

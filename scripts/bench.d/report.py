@@ -113,7 +113,8 @@ def table(result):
     for row in result["rows"]:
         cells = [cell(row, column, cpu_text) for column in columns]
         out.append(f"| {row['title']} | " + " | ".join(cells) + " |")
-    out += requests(result["rows"]) + resources(result.get("resources", {})) + comparisons(result["rows"]) + complaints(result["rows"])
+    out += requests(result["rows"]) + resources(result.get("resources", {}))
+    out += comparisons(result["rows"]) + complaints(result["rows"])
     return "\n".join(out) + "\n"
 
 

@@ -21,7 +21,7 @@ use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
 use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
@@ -29,7 +29,7 @@ use parking_lot::Mutex;
 use rustix::fs::OFlags;
 use rustix::thread::CpuSet;
 
-use super::seats::Room;
+use super::seats::{Room, own_thread};
 use super::session::Poll;
 use super::stats::Op;
 use super::warmer::Warmer;
@@ -70,7 +70,7 @@ pub(super) struct Poller {
     /// Others want the CPU.
     crowded: AtomicBool,
     stop: AtomicBool,
-    reader: AtomicU64,
+    reader: AtomicI32,
     governor: Mutex<Option<Thread>>,
     bursts: AtomicU64,
     /// Cost of a wake-up as last measured.
@@ -131,7 +131,7 @@ impl Poller {
             parked: AtomicBool::new(false),
             crowded: AtomicBool::new(false),
             stop: AtomicBool::new(false),
-            reader: AtomicU64::new(0),
+            reader: AtomicI32::new(0),
             governor: Mutex::new(None),
             bursts: AtomicU64::new(0),
             wake_nanos: AtomicU64::new(0),
@@ -164,10 +164,10 @@ impl Poller {
         // the request.
         let first = self.requests.fetch_add(1, Ordering::SeqCst) == 0;
         if first {
-            self.reader.store(own_thread_id(), Ordering::Relaxed);
+            self.reader.store(own_thread(), Ordering::Relaxed);
         }
         if self.parked.load(Ordering::SeqCst) && self.parked.swap(false, Ordering::AcqRel) {
-            self.reader.store(own_thread_id(), Ordering::Relaxed);
+            self.reader.store(own_thread(), Ordering::Relaxed);
             if let Some(governor) = &*self.governor.lock() {
                 governor.unpark();
             }
@@ -175,8 +175,8 @@ impl Poller {
         if let Some(warmer) = &self.warmer {
             warmer.note(client, op);
         }
-        let calm = !self.crowded.load(Ordering::Relaxed) && self.pays.load(Ordering::Relaxed);
-        if self.spins && calm && !self.is_warm() && !self.spinning.load(Ordering::Relaxed) {
+        if self.spins && self.is_calm() && !self.is_warm() && !self.spinning.load(Ordering::Relaxed)
+        {
             self.set_spinning(true);
         }
     }
@@ -295,16 +295,24 @@ impl Poller {
         }
     }
 
+    /// Spinning pays, and nobody else wants the CPU.
+    fn is_calm(&self) -> bool {
+        !self.crowded.load(Ordering::Relaxed) && self.pays.load(Ordering::Relaxed)
+    }
+
     fn is_warm(&self) -> bool {
         self.warmer.as_ref().is_some_and(|warmer| warmer.is_on())
     }
 
     /// Has the warmer spin instead of the reader while one client takes turns with it.
     fn warm_while(&self, warmer: &Warmer, turns: bool, watch: &mut Watch) {
-        let calm = !self.crowded.load(Ordering::Relaxed) && self.pays.load(Ordering::Relaxed);
-        let on = turns && calm;
+        let on = turns && self.is_calm();
         if on != warmer.is_on() {
-            warmer.warm(on, self.reader.load(Ordering::Relaxed));
+            if on {
+                warmer.begin(self.reader.load(Ordering::Relaxed));
+            } else {
+                warmer.end();
+            }
             // Another thread is watched from now on.
             watch.last = None;
         }
@@ -349,7 +357,7 @@ impl Poller {
             self.crowded.store(true, Ordering::Relaxed);
             self.set_spinning(false);
             if let Some(warmer) = &self.warmer {
-                warmer.warm(false, 0);
+                warmer.end();
             }
             let away = watch
                 .away
@@ -373,7 +381,7 @@ struct Watch {
 
 impl Watch {
     /// Percent of the time since the last look that the thread waited for a CPU; `None` if it is too early to tell.
-    fn waited(&mut self, thread: u64, now: Instant, look_every: Duration) -> Option<u64> {
+    fn waited(&mut self, thread: i32, now: Instant, look_every: Duration) -> Option<u64> {
         if let Some((last, _)) = self.last
             && now - last < look_every
         {
@@ -386,10 +394,6 @@ impl Watch {
         let elapsed = u64::try_from((now - before.0).as_nanos()).ok()?.max(1);
         Some(delay.saturating_sub(before.1).saturating_mul(100) / elapsed)
     }
-}
-
-pub(super) fn own_thread_id() -> u64 {
-    u64::try_from(rustix::thread::gettid().as_raw_nonzero().get()).unwrap_or(0)
 }
 
 /// Asks the system not to let CPUs sleep deeply, until the file is closed. `None` where we may not.
@@ -467,13 +471,13 @@ mod tests {
             return;
         };
         poller.note(0, Op::Lookup);
-        assert_eq!(poller.reader.load(Ordering::Relaxed), own_thread_id());
+        assert_eq!(poller.reader.load(Ordering::Relaxed), own_thread());
         let now = Instant::now();
         let mut watch = Watch::default();
         // The first look has nothing to compare with, the second has.
         let (often, _) = CROWDED;
-        assert_eq!(watch.waited(own_thread_id(), now, often), None);
-        let later = watch.waited(own_thread_id(), now + often, often);
+        assert_eq!(watch.waited(own_thread(), now, often), None);
+        let later = watch.waited(own_thread(), now + often, often);
         assert!(later.is_some());
         poller.stop();
     }

@@ -5,13 +5,13 @@
 //! lasts, the thread stays off the client's CPU, and the reader off the one that the thread has found for itself. With
 //! two CPUs that is a CPU for the thread, and one for client and reader; with more the scheduler has a choice.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::{Mutex, MutexGuard};
 use rustix::io::Result;
 use rustix::process::getpid;
-use rustix::thread::{CpuSet, Pid, sched_getaffinity, sched_getcpu, sched_setaffinity};
+use rustix::thread::{CpuSet, Pid, gettid, sched_getaffinity, sched_getcpu, sched_setaffinity};
 
 /// How often the walker looks where the client runs.
 const FOLLOW_EVERY: Duration = Duration::from_micros(1500);
@@ -20,7 +20,7 @@ const FOLLOW_EVERY: Duration = Duration::from_micros(1500);
 #[derive(Debug, Default)]
 pub(super) struct Room {
     taken: Mutex<()>,
-    walkers: AtomicUsize,
+    wanted: AtomicBool,
 }
 
 /// The walker has the room.
@@ -31,9 +31,9 @@ pub(super) struct Walking<'a> {
 }
 
 impl Room {
-    /// For the walker: waits for the warmer to leave, which it does at once.
+    /// For the walker, of which a mount has one: waits for the warmer to leave, which it does at once.
     pub(super) fn take(&self) -> Walking<'_> {
-        self.walkers.fetch_add(1, Ordering::SeqCst);
+        self.wanted.store(true, Ordering::SeqCst);
         Walking {
             room: self,
             _taken: self.taken.lock(),
@@ -46,14 +46,19 @@ impl Room {
     }
 
     pub(super) fn is_wanted(&self) -> bool {
-        self.walkers.load(Ordering::SeqCst) > 0
+        self.wanted.load(Ordering::SeqCst)
     }
 }
 
 impl Drop for Walking<'_> {
     fn drop(&mut self) {
-        self.room.walkers.fetch_sub(1, Ordering::SeqCst);
+        self.room.wanted.store(false, Ordering::SeqCst);
     }
+}
+
+/// Number of the calling thread.
+pub(super) fn own_thread() -> i32 {
+    gettid().as_raw_nonzero().get()
 }
 
 /// Lets the calling thread run wherever the process may: a thread starts on the CPUs of the one that made it.
@@ -170,8 +175,6 @@ fn cpu_of(thread: i32) -> Option<usize> {
 
 #[cfg(test)]
 mod tests {
-    use rustix::thread::gettid;
-
     use super::*;
 
     #[test]

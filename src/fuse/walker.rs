@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 use rustix::thread::Pid;
 
 use super::adapter::guarded;
-use super::seats::{Room, Seats};
+use super::seats::{Room, Seats, own_thread, take_any};
 use super::stats::Op;
 use crate::overlay::Overlay;
 use crate::overlay::read_ahead::Pace;
@@ -102,13 +102,13 @@ impl Walker {
             thread.thread().unpark();
             return;
         }
-        let reader = rustix::thread::gettid().as_raw_nonzero().get();
+        let reader = own_thread();
         self.shared.reader.store(reader, Ordering::Relaxed);
         let (own, shared) = (Arc::clone(overlay), Arc::clone(&self.shared));
         let spawned = thread::Builder::new()
             .name("plyfs-walker".into())
             .spawn(move || {
-                super::seats::take_any();
+                take_any();
                 while !shared.stop.load(Ordering::Acquire) {
                     shared.walk(&own);
                     thread::park();

@@ -16,8 +16,7 @@ use parking_lot::Mutex;
 use rustix::process::{getpriority_process, setpriority_process};
 use rustix::thread::{Pid, sched_getaffinity};
 
-use super::poll::own_thread_id;
-use super::seats::{Room, Seats};
+use super::seats::{Room, Seats, own_thread};
 use super::stats::Op;
 use crate::layer::best_effort;
 
@@ -48,7 +47,7 @@ pub(super) struct Warmer {
     changes: AtomicU64,
     room: Arc<Room>,
     /// Number of the thread for the scheduler, 0 before it runs.
-    id: AtomicU64,
+    id: AtomicI32,
     thread: Mutex<Option<Thread>>,
 }
 
@@ -70,7 +69,7 @@ impl Warmer {
             turns: AtomicU64::new(0),
             changes: AtomicU64::new(0),
             room,
-            id: AtomicU64::new(0),
+            id: AtomicI32::new(0),
             thread: Mutex::new(None),
         });
         let own = Arc::clone(&warmer);
@@ -110,16 +109,18 @@ impl Warmer {
         known && turns > expected.max(least) && changes * ONE_CLIENT <= turns
     }
 
-    /// Begins, or ends. `reader` is the number of that thread.
-    pub(super) fn warm(&self, on: bool, reader: u64) {
-        let reader = i32::try_from(reader).unwrap_or(0);
+    /// Begins; `reader` is the number of that thread.
+    pub(super) fn begin(&self, reader: i32) {
         self.reader.store(reader, Ordering::Relaxed);
-        self.on.store(on, Ordering::Release);
-        if let Some(thread) = &*self.thread.lock()
-            && on
-        {
+        self.on.store(true, Ordering::Release);
+        if let Some(thread) = &*self.thread.lock() {
             thread.unpark();
         }
+    }
+
+    /// Ends; the thread sleeps again.
+    pub(super) fn end(&self) {
+        self.on.store(false, Ordering::Release);
     }
 
     pub(super) fn is_on(&self) -> bool {
@@ -127,7 +128,7 @@ impl Warmer {
     }
 
     /// Number of the thread for the scheduler.
-    pub(super) fn id(&self) -> u64 {
+    pub(super) fn id(&self) -> i32 {
         self.id.load(Ordering::Relaxed)
     }
 
@@ -141,7 +142,7 @@ impl Warmer {
 
     fn run(&self) {
         best_effort("be nice", be_nice());
-        self.id.store(own_thread_id(), Ordering::Relaxed);
+        self.id.store(own_thread(), Ordering::Relaxed);
         while !self.stop.load(Ordering::Acquire) {
             if !self.on.load(Ordering::Acquire) {
                 thread::park();
@@ -193,7 +194,7 @@ mod tests {
     use super::*;
 
     /// CPU time of a thread of this process in nanoseconds.
-    fn used(id: u64) -> u64 {
+    fn used(id: i32) -> u64 {
         let stat = std::fs::read_to_string(format!("/proc/self/task/{id}/schedstat")).unwrap();
         stat.split_whitespace().next().unwrap().parse().unwrap()
     }
@@ -237,15 +238,15 @@ mod tests {
         until(|| warmer.id() != 0);
         let id = warmer.id();
         let before = used(id);
-        let nice = |id: u64| -> i32 {
+        let nice = |id: i32| -> i32 {
             let stat = std::fs::read_to_string(format!("/proc/self/task/{id}/stat")).unwrap();
             let (_, fields) = stat.rsplit_once(')').unwrap();
             fields.split_whitespace().nth(16).unwrap().parse().unwrap()
         };
-        assert_eq!(nice(id), nice(own_thread_id()).max(NICE));
-        warmer.warm(true, own_thread_id());
+        assert_eq!(nice(id), nice(own_thread()).max(NICE));
+        warmer.begin(own_thread());
         until(|| used(id) > before + 10_000_000);
-        warmer.warm(false, own_thread_id());
+        warmer.end();
         let sleeps = || {
             let stat = std::fs::read_to_string(format!("/proc/self/task/{id}/stat")).unwrap();
             stat.contains(") S ")
@@ -256,7 +257,7 @@ mod tests {
         // It may have been interrupted just before it slept.
         assert!(used(id) < after + 2_000_000);
         let walking = room.take();
-        warmer.warm(true, own_thread_id());
+        warmer.begin(own_thread());
         thread::sleep(Duration::from_millis(20));
         assert!(used(id) < after + 5_000_000);
         drop(walking);
