@@ -94,6 +94,7 @@ pub struct Overlay {
     /// The hard-link index, if one is kept, and whether it has entries.
     index_fd: Option<Arc<OwnedFd>>,
     index_used: AtomicBool,
+    bare_origins: link::BareOrigins,
     /// Some layer keeps owner and mode in xattrs.
     overrides: bool,
     /// User and group files get that we create.
@@ -155,6 +156,7 @@ impl Overlay {
             origins: origin_spaces(&stack),
             index_fd,
             index_used: AtomicBool::new(index_used),
+            bare_origins: link::BareOrigins::default(),
             overrides,
             own: crate::layer::own_ids(),
             generation: AtomicU32::new(1),

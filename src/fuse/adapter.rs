@@ -110,8 +110,7 @@ impl Adapter {
         self.stats.time(op)
     }
 
-    /// Runs `act` here, or on another thread if it `may_block`, and hands its answer to `reply`. The request is counted
-    /// before, so that whoever has the answer finds it counted.
+    /// Runs `act` here, or on another thread if it `may_block`, and hands its answer to `reply`.
     pub(super) fn answer<T: 'static>(
         &self,
         timer: Timer,

@@ -1,5 +1,6 @@
 //! What the daemon counts: requests by kind with latencies, always on. A request costs two clock readings and three
-//! additions to counters of its own kind.
+//! additions to counters of its own kind. It is counted when it begins, so that whoever has the answer finds it counted,
+//! also by another thread; its latency when it has been answered.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
@@ -87,6 +88,7 @@ const BUCKETS: usize = 40;
 /// Counters of one kind.
 #[derive(Debug)]
 struct Counter {
+    begun: AtomicU64,
     nanos: AtomicU64,
     buckets: [AtomicU64; BUCKETS],
 }
@@ -94,6 +96,7 @@ struct Counter {
 impl Default for Counter {
     fn default() -> Self {
         Self {
+            begun: AtomicU64::new(0),
             nanos: AtomicU64::new(0),
             buckets: [const { AtomicU64::new(0) }; BUCKETS],
         }
@@ -107,7 +110,7 @@ pub(super) struct Stats {
     counters: [Counter; NAMES.len()],
 }
 
-/// Counts its request when it is dropped, which is after the reply.
+/// Counts the latency of its request when it is dropped.
 #[derive(Debug)]
 pub(super) struct Timer {
     stats: std::sync::Arc<Stats>,
@@ -133,7 +136,11 @@ impl Stats {
         }
     }
 
+    /// A request of this kind begins.
     pub(super) fn time(self: &std::sync::Arc<Self>, op: Op) -> Timer {
+        self.counters[op as usize]
+            .begun
+            .fetch_add(1, Ordering::Relaxed);
         Timer {
             stats: std::sync::Arc::clone(self),
             op,
@@ -150,19 +157,20 @@ impl Stats {
                 .iter()
                 .map(|bucket| bucket.load(Ordering::Relaxed))
                 .collect();
-            let count: u64 = buckets.iter().sum();
+            let count = counter.begun.load(Ordering::Relaxed);
             if count == 0 {
                 continue;
             }
+            let answered: u64 = buckets.iter().sum();
             let nanos = counter.nanos.load(Ordering::Relaxed);
             kinds.insert(
                 (*name).to_owned(),
                 json!({
                     "count": count,
-                    "mean_us": micros(nanos / count),
-                    "p50_us": percentile(&buckets, count, 50),
-                    "p90_us": percentile(&buckets, count, 90),
-                    "p99_us": percentile(&buckets, count, 99),
+                    "mean_us": micros(nanos / answered.max(1)),
+                    "p50_us": percentile(&buckets, answered, 50),
+                    "p90_us": percentile(&buckets, answered, 90),
+                    "p99_us": percentile(&buckets, answered, 99),
                 }),
             );
         }
@@ -203,11 +211,17 @@ mod tests {
     }
 
     #[test]
-    fn a_timer_counts_when_it_ends() {
+    fn a_request_counts_when_it_begins_and_its_latency_when_it_ends() {
         let stats = std::sync::Arc::new(Stats::new());
-        drop(stats.time(Op::CopyFileRange));
+        let timer = stats.time(Op::CopyFileRange);
         let (_, kinds) = stats.describe();
         assert_eq!(kinds["copy_file_range"]["count"], 1);
+        assert_eq!(kinds["copy_file_range"]["p99_us"], 0.0);
+        std::thread::sleep(std::time::Duration::from_millis(1));
+        drop(timer);
+        let (_, kinds) = stats.describe();
+        assert_eq!(kinds["copy_file_range"]["count"], 1);
+        assert!(kinds["copy_file_range"]["mean_us"].as_f64().unwrap() >= 1000.0);
         assert_eq!(kinds.as_object().unwrap().len(), 1);
     }
 }

@@ -99,10 +99,11 @@ impl HandleSpace {
     }
 }
 
+const DIGITS: &[u8; 32] = b"0123456789abcdefghijklmnopqrstuv";
+
 /// Name of the index entry of the inode with this origin, as the kernel writes it: lower-case hex. For an origin too
 /// long for that (handles of up to 128 bytes, on network filesystems), five bits a digit, which always fit.
 pub fn index_name(origin: &[u8]) -> Vec<u8> {
-    const DIGITS: &[u8; 32] = b"0123456789abcdefghijklmnopqrstuv";
     let width = if origin.len() * 2 <= NAME_MAX { 4 } else { 5 };
     let bit = |index: usize| {
         let byte = origin.get(index / 8).copied().unwrap_or_default();
@@ -112,6 +113,24 @@ pub fn index_name(origin: &[u8]) -> Vec<u8> {
         .step_by(width)
         .map(|start| DIGITS[(start..start + width).fold(0, |digit, index| digit << 1 | bit(index))])
         .collect()
+}
+
+/// The origin that [`index_name`] made `name` of; `None` if it is the name of something else.
+pub fn origin_of_index_name(name: &[u8]) -> Option<Vec<u8>> {
+    let read = |width: usize| {
+        let (mut origin, mut bits, mut held) = (Vec::new(), 0_u32, 0);
+        for byte in name {
+            let digit = DIGITS.iter().take(1 << width).position(|it| it == byte)?;
+            bits = bits << width | u32::try_from(digit).ok()?;
+            held += width;
+            if held >= 8 {
+                held -= 8;
+                origin.push((bits >> held & 0xff) as u8);
+            }
+        }
+        (is_well_formed(&origin) && index_name(&origin) == name).then_some(origin)
+    };
+    read(4).or_else(|| read(5))
 }
 
 #[cfg(test)]
@@ -126,6 +145,23 @@ mod tests {
         };
         let origin = space.encode_number(1 << 40);
         assert_eq!(space.decode(&origin), Some(1 << 40));
+    }
+
+    #[test]
+    fn the_name_of_an_index_entry_tells_the_origin() {
+        let space = HandleSpace {
+            uuid: [0xa7; 16],
+            fs_type: 1,
+        };
+        for bytes in [1, 8, 106, 107, 128] {
+            let fid: Vec<u8> = (0..bytes).collect();
+            let origin = space.assemble(u8::try_from(HEADER).unwrap() + bytes, 1, &fid);
+            let name = index_name(&origin);
+            assert_eq!(origin_of_index_name(&name), Some(origin), "{bytes}");
+        }
+        for other in ["", "00", "00fb", "work", "00FB1600810000"] {
+            assert_eq!(origin_of_index_name(other.as_bytes()), None, "{other}");
+        }
     }
 
     #[test]

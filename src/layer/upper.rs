@@ -237,7 +237,10 @@ impl Upper {
             other => return other,
         }
         let temp = self.workdir.fresh_name()?;
-        rustix::fs::renameat(dir, name.bytes(), &self.workdir.temp, temp.get().bytes())?;
+        let target = (self.workdir.temp.as_fd(), temp.get());
+        self.with_mode_to_move(self.at(dir, name), target, || {
+            self.rename((dir, name), target, false)
+        })?;
         super::best_effort(
             "remove an emptied directory",
             self.workdir.remove(temp.get()),
@@ -316,7 +319,10 @@ impl Upper {
         self.link_whiteout(|from| {
             workdir::link(At::Entry(temp_dir, from), temp_dir, temp.get().bytes())
         })?;
-        let renamed = self.rename((temp_dir, temp.get()), (dir, name), is_dir);
+        let whiteout = (temp_dir, temp.get());
+        let renamed = self.with_mode_to_move(self.at(dir, name), whiteout, || {
+            self.rename(whiteout, (dir, name), is_dir)
+        });
         if is_dir || renamed.is_err() {
             super::best_effort(
                 "remove what a whiteout replaced",

@@ -120,7 +120,8 @@ pub struct Staged<'a> {
 impl Staged<'_> {
     /// The staged object.
     pub fn at(&self) -> UpperAt<'_> {
-        UpperAt::new(At::Entry(self.workdir.temp.as_fd(), self.name.get()))
+        let (dir, name) = self.place();
+        UpperAt::new(At::Entry(dir, name))
     }
 
     /// Moves it to `dir/name`, replacing a non-directory there in the same instant.
@@ -140,12 +141,16 @@ impl Staged<'_> {
         Ok(())
     }
 
-    /// Swaps it with `dir/name`, then deletes what was there.
-    pub fn publish_over(self, dir: BorrowedFd<'_>, name: Name<'_>) -> Result<()> {
+    /// Where it lies.
+    pub fn place(&self) -> (BorrowedFd<'_>, Name<'_>) {
+        (self.workdir.temp.as_fd(), self.name.get())
+    }
+
+    /// Swaps it with `dir/name`; what was there is deleted in its stead.
+    pub fn swap(&self, dir: BorrowedFd<'_>, name: Name<'_>) -> Result<()> {
         let own = self.name.get().bytes();
         let flags = RenameFlags::EXCHANGE;
         rustix::fs::renameat_with(&self.workdir.temp, own, dir, name.bytes(), flags)
-        // What came back is removed by Drop.
     }
 }
 
@@ -187,7 +192,7 @@ pub(super) fn link(of: At<'_>, dir: BorrowedFd<'_>, name: &[u8]) -> Result<()> {
     }
 }
 
-/// Deletes `dir/name`, a directory with all it holds. Unreadable directories are made readable first.
+/// Deletes `dir/name`, a directory with all it holds. What a directory's mode keeps from its owner is allowed first.
 pub(super) fn remove_tree(dir: BorrowedFd<'_>, name: Name<'_>) -> Result<()> {
     match rustix::fs::unlinkat(dir, name.bytes(), AtFlags::empty()) {
         Err(Errno::ISDIR | Errno::PERM) => {}
@@ -206,6 +211,14 @@ pub(super) fn remove_tree(dir: BorrowedFd<'_>, name: Name<'_>) -> Result<()> {
         }
         other => other?,
     };
+    let mode = rustix::fs::fstat(&inner)?.st_mode;
+    if mode & 0o700 != 0o700 {
+        // Somebody else's directory may be emptied all the same, by root or by whom its group bits let in.
+        super::best_effort(
+            "open a directory for its removal",
+            UpperAt::new(At::Pinned(inner.as_fd())).chmod(0o700),
+        );
+    }
     let mut names = Vec::new();
     list(&inner, |entry| {
         names.push(Name::from_bytes(entry.name)?.to_owned());

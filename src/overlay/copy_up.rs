@@ -278,6 +278,7 @@ impl Overlay {
         self.mark_impure(&mut state, upper.pinned(parent_fd.as_fd()))?;
         let real = if let Some(entry) = index_as {
             self.publish_indexed(node, &staged, &entry, &lower, (parent_fd.as_fd(), name))?;
+            self.note_indexed(&attr, origin.as_deref().unwrap_or_default());
             Real::Indexed(entry)
         } else {
             upper.with_mode(upper.pinned(parent_fd.as_fd()), 0o300, || {

@@ -323,10 +323,10 @@ fn create_staged(
     if kind == Kind::Directory && plan.over_whiteout {
         upper.set_opaque(staged.at())?;
         if upper.is_whiteout(dir, name)? {
-            staged.publish_over(dir, name)?;
+            upper.with_mode_to_move(staged.at(), (dir, name), || staged.swap(dir, name))?;
             return Ok(file);
         }
     }
-    staged.publish(dir, name)?;
+    upper.with_mode_to_move(staged.at(), (dir, name), || staged.publish(dir, name))?;
     Ok(file)
 }

@@ -9,17 +9,45 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use parking_lot::Mutex;
+use rustc_hash::FxHashMap;
 use rustix::io::{Errno, Result};
 
 use super::Overlay;
 use super::lookup::{Resolved, union_nlink};
 use super::node::{Node, Real, State};
 use crate::layer::at::At;
-use crate::layer::attr::Attr;
-use crate::layer::handle::index_name;
+use crate::layer::attr::{Attr, Kind};
+use crate::layer::handle::{index_name, origin_of_index_name};
 use crate::layer::lower::LowerFile;
 use crate::layer::mark::{self, Mark, NlinkMark};
 use crate::layer::name::{Name, OwnedName};
+
+/// Origins of the inodes in the index that can carry no xattr, where those of users do not go on symlinks, FIFOs,
+/// sockets and devices: by inode number of the upper, read from the index when the first is asked for.
+#[derive(Debug, Default)]
+pub(super) struct BareOrigins(Mutex<Option<FxHashMap<u64, Vec<u8>>>>);
+
+impl BareOrigins {
+    fn find(
+        &self,
+        ino: u64,
+        read: impl FnOnce() -> Result<FxHashMap<u64, Vec<u8>>>,
+    ) -> Result<Option<Vec<u8>>> {
+        let mut known = self.0.lock();
+        let origins = match &mut *known {
+            Some(origins) => origins,
+            none => none.insert(read()?),
+        };
+        Ok(origins.get(&ino).cloned())
+    }
+
+    fn add(&self, ino: u64, origin: &[u8]) {
+        if let Some(known) = &mut *self.0.lock() {
+            known.insert(ino, origin.to_owned());
+        }
+    }
+}
 
 impl Overlay {
     /// Whether the names of a lower inode are kept one inode: the index can hold it, or nothing can change.
@@ -40,16 +68,48 @@ impl Overlay {
         Ok(((found.1.dev, found.1.ino) == (attr.dev, attr.ino)).then_some(found.0))
     }
 
-    /// Whether the index has an inode with this origin.
-    pub(super) fn has_index(&self, origin: &[u8]) -> Result<bool> {
-        self.look_up_index(origin).map(|found| found.is_some())
+    /// The origin of an upper object that can carry no xattr, if it is in the index: the name of its entry there tells.
+    pub(super) fn origin_from_index(&self, attr: &Attr) -> Result<Option<Vec<u8>>> {
+        let Some(index) = self.index_fd.as_ref().filter(|_| self.has_index()) else {
+            return Ok(None);
+        };
+        let origin = self.bare_origins.find(attr.ino, || {
+            let (upper, mut origins) = (self.upper()?, FxHashMap::default());
+            upper.list(upper.index().ok_or(Errno::IO)?, |entry| {
+                if matches!(entry.kind, Some(Kind::File | Kind::Directory)) {
+                    return Ok(());
+                }
+                if let Some(origin) = origin_of_index_name(entry.name) {
+                    let name = Name::from_bytes(entry.name)?;
+                    origins.insert(upper.stat(At::Entry(index.as_fd(), name))?.ino, origin);
+                }
+                Ok(())
+            })?;
+            Ok(origins)
+        })?;
+        // The entry may have gone since, and another object have its number.
+        let Some(origin) = origin else {
+            return Ok(None);
+        };
+        Ok(self.index_entry(&origin, attr)?.map(|_| origin))
+    }
+
+    /// Notes what was published in the index.
+    pub(super) fn note_indexed(&self, copy: &Attr, origin: &[u8]) {
+        if copy.kind != Kind::File {
+            self.bare_origins.add(copy.ino, origin);
+        }
+    }
+
+    fn has_index(&self) -> bool {
+        self.index_used.load(Ordering::Relaxed)
     }
 
     fn look_up_index(&self, origin: &[u8]) -> Result<Option<(OwnedName, Attr)>> {
         let Some(index) = &self.index_fd else {
             return Ok(None);
         };
-        if !self.index_used.load(Ordering::Relaxed) {
+        if !self.has_index() {
             return Ok(None);
         }
         let name = index_name(origin);
@@ -71,7 +131,7 @@ impl Overlay {
         lower: &Attr,
         number: u64,
     ) -> Result<Option<Resolved>> {
-        if lower.nlink < 2 || !self.can_index(file) || !self.index_used.load(Ordering::Relaxed) {
+        if lower.nlink < 2 || !self.can_index(file) || !self.has_index() {
             return Ok(None);
         }
         let Some(origin) = file.origin()? else {
@@ -138,7 +198,8 @@ impl Overlay {
         state.stale();
     }
 
-    /// Removes the index entry of an inode whose last name in the union is gone.
+    /// Removes the index entry of an inode whose last name in the union is gone. Not where no mark can keep the count:
+    /// there may be more names than are known of.
     pub(super) fn drop_index_if_unused(&self, node: &Arc<Node>) -> Result<()> {
         let entry = {
             let state = node.state();
@@ -149,7 +210,11 @@ impl Overlay {
         };
         let upper = self.upper()?;
         let index = Arc::clone(self.index_fd.as_ref().ok_or(Errno::IO)?);
-        let pinned = match upper.keep(upper.at(index.as_fd(), entry.get()).read()) {
+        let at = At::Entry(index.as_fd(), entry.get());
+        if upper.marks(at)?.nlink.is_none() {
+            return Ok(());
+        }
+        let pinned = match upper.keep(at) {
             // Too many of those already: the entry goes on leading to the inode.
             Err(Errno::MFILE | Errno::NFILE) => return Ok(()),
             other => other?,

@@ -217,7 +217,7 @@ impl Overlay {
         };
         let mut marks = marks;
         if marks.origin.is_none() && attr.nlink > 1 && attr.kind != Kind::File {
-            marks.origin = self.origin_by_name(state, &entry.name, attr.kind)?;
+            marks.origin = self.origin_from_index(&attr)?;
         }
         let origin = marks
             .origin
@@ -251,34 +251,6 @@ impl Overlay {
             }
         }
         Ok(Some(Resolved::file(number, file)))
-    }
-
-    /// The origin of an upper object that can carry no xattr, if it is in the index: that of the lower object by the
-    /// same name.
-    fn origin_by_name(
-        &self,
-        state: &DirState,
-        name: &OwnedName,
-        kind: Kind,
-    ) -> Result<Option<Vec<u8>>> {
-        for dir in &state.lowers {
-            match dir.stat(name.get()) {
-                Ok(attr) if attr.kind == kind && attr.nlink > 1 => {
-                    let file = LowerFile {
-                        dir: Arc::clone(dir),
-                        name: name.clone(),
-                    };
-                    let Some(origin) = file.origin()? else {
-                        return Ok(None);
-                    };
-                    return Ok(self.has_index(&origin)?.then_some(origin));
-                }
-                Ok(_) => return Ok(None),
-                Err(Errno::NOENT) => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(None)
     }
 
     fn resolve_upper_dir(

@@ -417,7 +417,10 @@ fn clear_victim(
     if upper.prefix.is_some() {
         upper.set_opaque(staged.at())?;
     }
-    staged.publish_over(dir.as_fd(), name)
+    let target = (dir.as_fd(), name);
+    upper.with_mode_to_move(upper.at(target.0, name), staged.place(), || {
+        upper.with_mode_to_move(staged.at(), target, || staged.swap(target.0, name))
+    })
 }
 
 /// The rename itself. `hides`: a whiteout must be left at the old name; `over_whiteout`: one is at the new.

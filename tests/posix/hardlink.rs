@@ -147,6 +147,36 @@ fn links_of_symlinks_and_fifos_survive_copy_up() {
 }
 
 #[test]
+fn names_given_to_linked_symlinks_and_fifos_stay_theirs_after_a_remount() {
+    requires!(has_index(), NO_INDEX);
+    let mut fs = Fixture::new()
+        .lower("l -> t; m = l; p fifo; q = p; d/")
+        .mount();
+    fs.link("l", "d/new");
+    fs.link("p", "made");
+    fs.rename("p", "moved");
+    fs.assert_merged("d/new -> t; l = d/new; m = d/new; made fifo; moved = made; q = made");
+    for _ in 0..2 {
+        fs.remount();
+        fs.assert_merged("d/new -> t; l = d/new; m = d/new; made fifo; moved = made; q = made");
+    }
+    // No mark keeps their link count where they can carry none: it may be too low, but they are still one inode.
+    for gone in ["l", "m", "moved"] {
+        fs.unlink(gone);
+    }
+    fs.set_mtime("d/new", 1000, 0);
+    fs.chmod("q", 0o600);
+    for _ in 0..2 {
+        assert_eq!(fs.mtime("d/new").0, 1000);
+        assert_eq!(fs.mode("made") & 0o777, 0o600);
+        assert_eq!(fs.inode("q"), fs.inode("made"));
+        fs.remount();
+    }
+    fs.unlink("made");
+    assert_eq!(fs.mode("q") & 0o777, 0o600);
+}
+
+#[test]
 fn rsync_and_tar_find_the_links() {
     requires!(has_index(), NO_INDEX);
     let fs = Fixture::new()

@@ -131,3 +131,19 @@ fn a_deep_chain_of_new_directories_survives() {
     assert_eq!(fs.text("a/b/c/d/e/f/g/h/x"), "deep");
     assert!(fs.upper(path).is_dir());
 }
+
+#[test]
+fn mkdir_with_a_mode_that_keeps_its_owner_out_works_over_a_whiteout() {
+    let mut fs = Fixture::new().lower("a/; b/; c/").mount();
+    for (name, mode) in [("a", 0o500), ("b", 0o000), ("new", 0o500)] {
+        if name != "new" {
+            fs.rmdir(name);
+        }
+        rustix::fs::mkdir(fs.path(name), rustix::fs::Mode::from_raw_mode(mode)).unwrap();
+    }
+    fs.chmod("b", 0o700);
+    fs.assert_state(
+        "a/ 0500; b/ 0700; c/; new/ 0500",
+        "a/ 0500 opaque; b/ 0700 opaque; new/ 0500 opaque=either",
+    );
+}

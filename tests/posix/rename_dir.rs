@@ -209,6 +209,22 @@ fn rename_over_a_merged_directory_whose_entries_are_deleted_works() {
 }
 
 #[test]
+fn rename_over_an_emptied_directory_whose_mode_keeps_its_owner_out_works() {
+    let mut fs = Fixture::new().lower("b/x; c/x; d/x").mount();
+    for (name, mode) in [("b", 0o500), ("c", 0o300), ("d", 0o000)] {
+        fs.unlink(&format!("{name}/x"));
+        fs.chmod(name, mode);
+        fs.mkdir("a");
+        fs.write("a/f", "f");
+        fs.rename("a", name);
+    }
+    fs.assert_state(
+        "b/f 'f'; c/f 'f'; d/f 'f'",
+        "b/ opaque; b/f 'f'; c/ opaque; c/f 'f'; d/ opaque; d/f 'f'",
+    );
+}
+
+#[test]
 fn rename_over_a_directory_with_entries_is_enotempty() {
     requires!(
         has_redirects(),

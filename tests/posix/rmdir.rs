@@ -42,6 +42,24 @@ fn rmdir_of_a_directory_holding_only_whiteouts_from_before_the_mount_works() {
 }
 
 #[test]
+fn rmdir_of_a_directory_whose_mode_keeps_its_owner_out_leaves_nothing_in_the_workdir() {
+    let mut fs = Fixture::new()
+        .lower("a/x/f; b/x/f; c/x/f; d/x/f; e/x/f")
+        .mount();
+    let modes = [0o500, 0o400, 0o300, 0o200, 0o000];
+    for (dir, mode) in ["a", "b", "c", "d", "e"].into_iter().zip(modes) {
+        fs.unlink(&format!("{dir}/x/f"));
+        fs.rmdir(&format!("{dir}/x"));
+        fs.chmod(dir, mode);
+        fs.rmdir(dir);
+    }
+    fs.assert_state(
+        "",
+        "a whiteout; b whiteout; c whiteout; d whiteout; e whiteout",
+    );
+}
+
+#[test]
 fn rmdir_of_an_opaque_directory_over_a_lower_one_leaves_a_whiteout() {
     let mut fs = Fixture::new()
         .lower("d/a 'hidden'")
