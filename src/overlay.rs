@@ -53,7 +53,7 @@ use crate::layer::mark::Marks;
 use crate::layer::stack::Stack;
 use counters::Counters;
 use ids::Ids;
-use ino::InoMap;
+use ino::{Filesystem, InoMap};
 use node::{Dir, DirState, Inserted, Node, NodeTable, ROOT, Real, State};
 use options::Acl;
 
@@ -131,9 +131,15 @@ impl Overlay {
                 pool.set_budget(budget);
             }
         }
-        let devices = stack.upper.iter().map(|upper| upper.dev);
-        let devices = devices.chain(stack.lowers.iter().map(|lower| lower.dev));
-        let inos = InoMap::new(devices, options.ino32);
+        let upper = stack.upper.iter().map(|upper| Filesystem {
+            dev: upper.dev,
+            end: None,
+        });
+        let lowers = stack.lowers.iter().map(|lower| Filesystem {
+            dev: lower.dev,
+            end: lower.archive().map(|archive| archive.end()),
+        });
+        let inos = InoMap::new(upper.chain(lowers), options.ino32);
         let (index_fd, index_used) = open_index(&stack, &options)?;
         let overrides = stack
             .upper

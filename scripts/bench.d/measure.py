@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 from mounts import Disk, FILE_SYSTEMS, Mounted, MountError
+from perf import Recorder
 
 COMMAND_SECONDS = 900
 IDLE_SECONDS = 5
@@ -20,8 +21,8 @@ class RunError(Exception):
     """A command that failed or did not end."""
 
 
-def run_workload(workload, fs, stack, data, as_user):
-    """Each phase of `workload` on a fresh mount of `fs`: {phase id: measurement}."""
+def run_workload(workload, fs, stack, data, as_user, perf=False):
+    """Each phase of `workload` on a fresh mount of `fs`: {phase id: measurement}. `perf` adds where the time goes."""
     environment = {**os.environ, **workload.environment}
     results = {}
     if workload.settle:
@@ -32,7 +33,13 @@ def run_workload(workload, fs, stack, data, as_user):
         for command in workload.prepare:
             timed(mount, command, ".", environment)
         for phase in workload.phases:
-            results[phase.id] = timed(mount, phase.argv, phase.cwd, environment)
+            if perf:
+                recorder = Recorder(data.run / "perf.data", mount.daemon and mount.daemon.pid)
+                with recorder:
+                    results[phase.id] = timed(mount, phase.argv, phase.cwd, environment)
+                results[phase.id]["parts"] = recorder.parts
+            else:
+                results[phase.id] = timed(mount, phase.argv, phase.cwd, environment)
     return results
 
 

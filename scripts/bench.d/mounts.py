@@ -30,6 +30,7 @@ FILE_SYSTEMS = {fs.name: fs for fs in [
     FileSystem("plyfs-volatile", "plyfs", ("volatile",)),
     FileSystem("plyfs-metacopy", "plyfs", ("metacopy=on",)),
     FileSystem("plyfs-nopoll", "plyfs", ("poll=off",)),
+    FileSystem("plyfs-threads2", "plyfs", ("threads=2",)),
     FileSystem("plyfs-passthrough", "plyfs", ("passthrough=all",), root_only=True),
     FileSystem("fuse-overlayfs", "debian"),
     FileSystem("fuse-overlayfs-2", "crate"),

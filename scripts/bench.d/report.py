@@ -6,6 +6,8 @@ import subprocess
 from pathlib import Path
 from statistics import median
 
+import perf
+
 FEW = 100  # requests; of fewer, asking how many there were is a part that shows
 RESOURCE_BARS = {"mount of 500 layers, ms": 50, "MiB after find": 60, "CPU of the idle mount": 1}
 
@@ -113,7 +115,7 @@ def table(result):
     for row in result["rows"]:
         cells = [cell(row, column, cpu_text) for column in columns]
         out.append(f"| {row['title']} | " + " | ".join(cells) + " |")
-    out += requests(result["rows"]) + resources(result.get("resources", {}))
+    out += requests(result["rows"]) + perf.table(result["rows"]) + resources(result.get("resources", {}))
     out += comparisons(result["rows"]) + complaints(result["rows"])
     return "\n".join(out) + "\n"
 

@@ -175,9 +175,11 @@ def _clients(data):
     find = 'find -files0-from "$%d" -printf "%%s\\n" >/dev/null'
     one = shell(f"{find % 1}; {find % 2}", *lists)
     two = shell(f"{find % 1} & first=$!; {find % 2}; wait $first", *lists)
+    options = (*REFERENCE, "plyfs-nopoll", "plyfs-threads2", *PEERS)
     return [
-        Workload("one-client", "npm", (Phase("one-client", "one client: two halves, one after the other, cold", one),)),
-        Workload("two-clients", "npm", (Phase("two-clients", "two clients: both halves at once, cold", two),)),
+        Workload("one-client", "npm",
+                 (Phase("one-client", "one client: two halves, one after the other, cold", one),), options),
+        Workload("two-clients", "npm", (Phase("two-clients", "two clients: both halves at once, cold", two),), options),
     ]
 
 

@@ -87,6 +87,11 @@ impl Archive {
         &self.index
     }
 
+    /// All its inode numbers are below this.
+    pub fn end(&self) -> u64 {
+        u64::from(self.index.inodes()) + FIRST_NUMBER
+    }
+
     /// Stands for the device number.
     pub fn dev(&self) -> u64 {
         self.dev

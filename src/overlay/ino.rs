@@ -1,9 +1,11 @@
 //! Inode numbers of the mount.
 //!
 //! A number is the real one where that is unique: objects of the first filesystem (the upper's, or the topmost
-//! lower's) keep theirs, others get their filesystem's position in the bits 56 to 62. What does not fit, or is
-//! taken, gets a number counted up from bit 63, never used twice in the life of a mount. So numbers are the same
-//! after a remount, and, counting a copied-up object by its origin, before and after a copy-up.
+//! lower's) keep theirs, others get their filesystem's position in the bits 56 to 62. All archives together count as
+//! one filesystem, whose numbers go on from one archive to the next: were the same low ones used again for each, the
+//! kernel's table of inodes, which looks at the low bits, would have all of them in the same chains. What does not
+//! fit, or is taken, gets a number counted up from bit 63, never used twice in the life of a mount. So numbers are the
+//! same after a remount, and, counting a copied-up object by its origin, before and after a copy-up.
 
 use parking_lot::Mutex;
 use rustc_hash::FxHashMap;
@@ -16,13 +18,42 @@ const DYNAMIC: u64 = 1 << 63;
 /// Dynamic numbers where all must fit 32 bits.
 const DYNAMIC_32: u64 = 1 << 31;
 
+/// A filesystem with a device number.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Filesystem {
+    /// The device number.
+    pub dev: u64,
+    /// All its numbers are below this: of an archive.
+    pub end: Option<u64>,
+}
+
+/// How the numbers of a filesystem are shown.
+#[derive(Debug)]
+struct Shown {
+    dev: u64,
+    /// What the bits from `FS_SHIFT` on are.
+    space: usize,
+    /// Added to them.
+    base: u64,
+}
+
 #[derive(Debug)]
 struct Numbers {
-    /// Device numbers: of the layers, then in order of appearance.
-    filesystems: Vec<u64>,
+    /// Those of the layers, then in order of appearance.
+    filesystems: Vec<Shown>,
     /// Numbers given to objects whose own do not fit.
     assigned: FxHashMap<(u64, u64), u64>,
     next: u64,
+}
+
+impl Shown {
+    fn alone(dev: u64, space: usize) -> Self {
+        Self {
+            dev,
+            space,
+            base: 0,
+        }
+    }
 }
 
 impl Numbers {
@@ -45,25 +76,34 @@ pub struct InoMap {
 }
 
 impl InoMap {
-    /// `devices` are those of the layers, in an order that is the same each time; the numbers of the first are kept.
-    /// `narrow` keeps all numbers below 2^32.
-    pub fn new(devices: impl IntoIterator<Item = u64>, narrow: bool) -> Self {
-        let next = if narrow { DYNAMIC_32 } else { DYNAMIC };
-        let mut filesystems = Vec::new();
-        for device in devices {
-            if !filesystems.contains(&device) {
-                filesystems.push(device);
+    /// `filesystems` are those of the layers, in an order that is the same each time; the numbers of the first are
+    /// kept. `narrow` keeps all numbers below 2^32.
+    pub fn new(filesystems: impl IntoIterator<Item = Filesystem>, narrow: bool) -> Self {
+        let mut shown: Vec<Shown> = Vec::new();
+        // Of all archives, and where the numbers of the next one begin.
+        let (mut archives, mut base) = (None, 0);
+        for Filesystem { dev, end } in filesystems {
+            if shown.iter().any(|known| known.dev == dev) {
+                continue;
             }
+            let own = shown.len();
+            shown.push(match end {
+                Some(end) => {
+                    let space = *archives.get_or_insert(own);
+                    base += end;
+                    let base = base - end;
+                    Shown { dev, space, base }
+                }
+                None => Shown::alone(dev, own),
+            });
         }
-        let first = filesystems.first().copied().unwrap_or(0);
-        let numbers = Numbers {
-            filesystems,
-            assigned: FxHashMap::default(),
-            next,
-        };
         Self {
-            numbers: Mutex::new(numbers),
-            first,
+            first: shown.first().map_or(0, |first| first.dev),
+            numbers: Mutex::new(Numbers {
+                filesystems: shown,
+                assigned: FxHashMap::default(),
+                next: if narrow { DYNAMIC_32 } else { DYNAMIC },
+            }),
             narrow,
         }
     }
@@ -79,13 +119,16 @@ impl InoMap {
             return ino;
         }
         let mut numbers = self.numbers.lock();
-        let known = numbers.filesystems.iter().position(|&other| other == dev);
+        let known = numbers.filesystems.iter().position(|it| it.dev == dev);
         let position = known.unwrap_or_else(|| {
-            numbers.filesystems.push(dev);
-            numbers.filesystems.len() - 1
+            let own = numbers.filesystems.len();
+            numbers.filesystems.push(Shown::alone(dev, own));
+            own
         });
-        if !self.narrow && ino > ROOT && ino < limit && position <= FS_MAX {
-            return ino | ((position as u64) << FS_SHIFT);
+        let Shown { space, base, .. } = numbers.filesystems[position];
+        let highest = if self.narrow { 0 } else { FS_MAX };
+        if ino > ROOT && ino.saturating_add(base) < limit && space <= highest {
+            return (ino + base) | ((space as u64) << FS_SHIFT);
         }
         numbers.assign(dev, ino)
     }
@@ -107,9 +150,18 @@ impl InoMap {
 mod tests {
     use super::*;
 
+    fn disk(dev: u64) -> Filesystem {
+        Filesystem { dev, end: None }
+    }
+
+    fn archive(dev: u64, end: u64) -> Filesystem {
+        let end = Some(end);
+        Filesystem { dev, end }
+    }
+
     #[test]
     fn numbers_are_real_where_they_can_be_and_unique_always() {
-        let map = InoMap::new([10], false);
+        let map = InoMap::new([disk(10)], false);
         assert_eq!(map.number(10, 42), 42);
         let other = map.number(11, 42);
         assert_ne!(other, 42);
@@ -123,7 +175,7 @@ mod tests {
     #[test]
     fn numbers_do_not_depend_on_the_order_in_which_layers_are_looked_at() {
         let number = |first: u64| {
-            let map = InoMap::new([10, 11, 12, 11], false);
+            let map = InoMap::new([10, 11, 12, 11].map(disk), false);
             map.number(first, 42);
             map.number(12, 42)
         };
@@ -132,9 +184,22 @@ mod tests {
 
     #[test]
     fn narrow_numbers_fit_32_bits() {
-        let map = InoMap::new([10], true);
+        let map = InoMap::new([disk(10)], true);
         for (dev, ino) in [(10, 5), (10, 1 << 40), (11, 5)] {
             assert!(u32::try_from(map.number(dev, ino)).is_ok());
+        }
+    }
+
+    #[test]
+    fn numbers_of_archives_go_on_from_one_to_the_next() {
+        for (below, narrow) in [(0, false), (1, false), (0, true)] {
+            let disks = [disk(10)].into_iter().take(below);
+            let archives = [archive(1, 100), archive(2, 50), archive(3, 2)];
+            let map = InoMap::new(disks.chain(archives), narrow);
+            let space = (below as u64) << FS_SHIFT;
+            assert_eq!(map.number(1, 99), space + 99);
+            assert_eq!(map.number(2, 2), space + 102);
+            assert_eq!(map.number(3, 7), space + 157);
         }
     }
 }

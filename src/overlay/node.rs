@@ -365,7 +365,8 @@ struct Nodes {
 }
 
 fn hash(ino: u64) -> u64 {
-    FxBuildHasher.hash_one(ino)
+    // The place in the table comes from the middle of a product, where the filesystem in the top bits has no part.
+    FxBuildHasher.hash_one(ino ^ ino >> 28)
 }
 
 impl Nodes {

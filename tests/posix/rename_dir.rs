@@ -212,7 +212,7 @@ fn rename_over_a_merged_directory_whose_entries_are_deleted_works() {
 fn rename_over_an_emptied_directory_whose_mode_keeps_its_owner_out_works() {
     let mut fs = Fixture::new().lower("b/x; c/x; d/x").mount();
     for (name, mode) in [("b", 0o500), ("c", 0o300), ("d", 0o000)] {
-        fs.unlink(&format!("{name}/x"));
+        fs.unlink(format!("{name}/x"));
         fs.chmod(name, mode);
         fs.mkdir("a");
         fs.write("a/f", "f");

@@ -48,8 +48,8 @@ fn rmdir_of_a_directory_whose_mode_keeps_its_owner_out_leaves_nothing_in_the_wor
         .mount();
     let modes = [0o500, 0o400, 0o300, 0o200, 0o000];
     for (dir, mode) in ["a", "b", "c", "d", "e"].into_iter().zip(modes) {
-        fs.unlink(&format!("{dir}/x/f"));
-        fs.rmdir(&format!("{dir}/x"));
+        fs.unlink(format!("{dir}/x/f"));
+        fs.rmdir(format!("{dir}/x"));
         fs.chmod(dir, mode);
         fs.rmdir(dir);
     }
