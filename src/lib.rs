@@ -141,8 +141,8 @@
 //! 2. `Overlay::names`: shared by whatever goes from a node to its object on disk, exclusive while names move or
 //!    vanish.
 //! 3. `DirState` of a directory, a parent before its child; two unrelated ones only under exclusive `names`.
-//! 4. Leaf locks: `Node::state`, the node table, `Dir::redirect`, inode numbers, descriptor slots. Nothing is locked
-//!    and nothing slow is done under them.
+//! 4. Leaf locks: `Node::state`, the node table, `Dir::redirect`, inode numbers, descriptor slots, the origins told by
+//!    the hard-link index. Nothing is locked and nothing slow is done under them, but that those origins are read once.
 //!
 //! No lock is held while a reply is sent. The worker queue and the poller have locks of their own, taken while none
 //! of the above is held.

@@ -15,14 +15,13 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
-use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::support::run::base_dir;
+use crate::support::run::{base_dir, comes_true};
 
 const PLYFS: &str = env!("CARGO_BIN_EXE_plyfs");
 
@@ -88,17 +87,16 @@ impl Place {
         succeeds(&mut self.plyfs(args))
     }
 
-    /// Unmounts, as [`Self::done`]. What another test is just starting holds our descriptors until its exec.
+    /// Unmounts, as [`Self::done`].
     #[track_caller]
     fn umount(&self, mountpoint: &str) -> String {
-        let deadline = Instant::now() + Duration::from_secs(20);
-        loop {
-            let mut umount = self.plyfs(["umount", mountpoint]);
-            let output = umount.output().unwrap();
-            if output.status.code() != Some(5) || Instant::now() > deadline {
-                return silent(&umount, &output);
-            }
-        }
+        let mut umount = self.plyfs(["umount", mountpoint]);
+        let mut output = None;
+        comes_true(|| {
+            let done = output.insert(umount.output().unwrap());
+            done.status.code() != Some(5)
+        });
+        silent(&umount, &output.unwrap())
     }
 
     /// Mounts `lower` writable on `merged`, with more arguments.

@@ -6,13 +6,11 @@
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::thread::sleep;
-use std::time::{Duration, Instant};
 
 use rustix::mount::{UnmountFlags, unmount};
 
 use crate::support::disk::{View, read, xattr};
-use crate::support::run::{Privilege, own_ids, privilege};
+use crate::support::run::{Privilege, comes_true, own_ids, privilege};
 use crate::support::tree::{Entry, lines};
 use crate::support::{Fixture, Mounted, is_kernel, requires};
 
@@ -104,12 +102,11 @@ impl Store<'_> {
             }
         }
         let result = act(&merged);
-        // The child of another test has copies of our descriptors between its fork and its exec.
-        let end = Instant::now() + Duration::from_secs(20);
-        while !unmounted(&merged) {
-            assert!(Instant::now() < end, "{} stays busy", merged.display());
-            sleep(Duration::from_millis(10));
-        }
+        assert!(
+            comes_true(|| unmounted(&merged)),
+            "{} stays busy",
+            merged.display()
+        );
         if let Other::Fuse(..) = other {
             wait_for_end(&self.fs.upper(""));
         }
@@ -135,11 +132,7 @@ fn wait_for_end(upper: &Path) {
             String::from_utf8_lossy(&command).contains(upper)
         })
     };
-    let end = Instant::now() + Duration::from_secs(20);
-    while runs() {
-        assert!(Instant::now() < end, "fuse-overlayfs does not end");
-        sleep(Duration::from_millis(20));
-    }
+    assert!(comes_true(|| !runs()), "fuse-overlayfs does not end");
 }
 
 fn sh(dir: &Path, script: &str) {

@@ -34,12 +34,13 @@ def run_workload(workload, fs, stack, data, as_user, perf=False):
             timed(mount, command, ".", environment)
         for phase in workload.phases:
             if perf:
-                recorder = Recorder(data.run / "perf.data", mount.daemon and mount.daemon.pid)
-                with recorder:
-                    results[phase.id] = timed(mount, phase.argv, phase.cwd, environment)
-                results[phase.id]["parts"] = recorder.parts
+                with Recorder(data.run / "perf.data", mount.daemon and mount.daemon.pid) as recorder:
+                    result = timed(mount, phase.argv, phase.cwd, environment)
+                    recorder.begin, recorder.end = result["began"], result["began"] + result["seconds"]
+                result["parts"] = recorder.parts
             else:
-                results[phase.id] = timed(mount, phase.argv, phase.cwd, environment)
+                result = timed(mount, phase.argv, phase.cwd, environment)
+            results[phase.id] = result
     return results
 
 
@@ -60,7 +61,8 @@ def timed(mount, argv, cwd, environment):
         seconds = time.perf_counter() - started
         alarm.cancel()
         client.returncode = os.waitstatus_to_exitcode(status)
-        result = {"seconds": seconds, "client": usage.ru_utime + usage.ru_stime, "printed": printed(output)}
+        result = {"began": started, "seconds": seconds, "client": usage.ru_utime + usage.ru_stime,
+                  "printed": printed(output)}
         if client.returncode != 0:
             errors.seek(0)
             first = errors.read(300).decode(errors="replace").strip().partition("\n")[0]

@@ -19,35 +19,40 @@ PARTS = {
     "system": "threads of the kernel: writeback, journal, loop devices",
     "idle": "CPUs with nothing to do",
 }
-# Innermost first, the first found in a stack decides.
+# What is found anywhere in a stack decides.
 _ASKING = {"__fuse_simple_request", "fuse_simple_background", "request_wait_answer", "fuse_send_readpages"}
 _ANSWERING = {"fuse_dev_read", "fuse_dev_write", "fuse_dev_do_read", "fuse_dev_do_write", "fuse_dev_splice_read",
-              "fuse_dev_splice_write", "fuse_dev_poll", "do_sys_poll", "do_sys_ppoll", "__x64_sys_ppoll"}
+              "fuse_dev_splice_write", "fuse_dev_poll", "do_sys_poll", "do_sys_ppoll", "__x64_sys_ppoll",
+              "do_futex"}
 _FAULT = {"asm_exc_page_fault"}
 
 
 class Recorder:
-    """Samples all CPUs while it is open; afterwards `parts` are CPU seconds by part, of `daemon` (a pid) and the rest."""
+    """Samples all CPUs while it is open; afterwards `parts` are CPU seconds by part, of `daemon` (a pid) and the rest,
+    between `begin` and `end` (CLOCK_MONOTONIC), which whoever opened it sets."""
 
     def __init__(self, file, daemon):
         self.file, self.daemon, self.parts = file, daemon, {}
+        self.begin = self.end = 0
 
     def __enter__(self):
         self.perf = subprocess.Popen(
             ["perf", "record", "-a", "-q", "-e", "cpu-clock", "-F", str(RATE), "-k", "CLOCK_MONOTONIC", "-g",
              "--kernel-callchains", "-o", str(self.file)], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         time.sleep(READY_SECONDS)
-        self.begin = time.clock_gettime(time.CLOCK_MONOTONIC)
         return self
 
-    def __exit__(self, *_):
-        end = time.clock_gettime(time.CLOCK_MONOTONIC)
+    def __exit__(self, failed, *_):
+        running = self.perf.poll() is None
         self.perf.send_signal(signal.SIGINT)
         self.perf.wait()
-        self.parts = self.counted(end)
+        if not failed:
+            if not running:
+                raise OSError("perf record ended by itself: is it of this kernel?")
+            self.parts = self.counted()
         self.file.unlink(missing_ok=True)
 
-    def counted(self, end):
+    def counted(self):
         script = subprocess.run(["perf", "script", "-i", str(self.file), "-F", "comm,pid,time,ip,sym"],
                                 capture_output=True, text=True, errors="replace", check=True).stdout
         found = Counter()
@@ -58,7 +63,7 @@ class Recorder:
             if not command:
                 continue
             command, _, pid = command.strip().rpartition(" ")
-            if self.begin <= float(rest) <= end and command.strip() not in OURS:
+            if self.begin <= float(rest) <= self.end and command.strip() not in OURS:
                 found[self.part(int(pid), [line.split(None, 1)[-1].strip() for line in stack])] += 1
         return {part: found[part] / RATE for part in PARTS}
 

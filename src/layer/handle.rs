@@ -128,7 +128,8 @@ pub fn origin_of_index_name(name: &[u8]) -> Option<Vec<u8>> {
                 origin.push((bits >> held & 0xff) as u8);
             }
         }
-        (is_well_formed(&origin) && index_name(&origin) == name).then_some(origin)
+        let valid = !origin.is_empty() && is_well_formed(&origin);
+        (valid && index_name(&origin) == name).then_some(origin)
     };
     read(4).or_else(|| read(5))
 }

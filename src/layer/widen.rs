@@ -54,7 +54,8 @@ impl Upper {
             other => return other,
         };
         let attr = at.read().stat()?;
-        if attr.mode & needed == needed || attr.kind == Kind::Symlink {
+        let useless = attr.kind == Kind::Symlink || to.is_some() && attr.kind != Kind::Directory;
+        if attr.mode & needed == needed || useless {
             return Err(denied);
         }
         // What `act` renames is still found by its descriptor.
@@ -68,12 +69,19 @@ impl Upper {
             .iter()
             .map(|path| self.note(attr.mode, attr.ino, path))
             .collect::<Result<Vec<_>>>()?;
-        at.chmod(attr.mode | needed)?;
-        let done = act();
-        at.chmod(attr.mode)?;
-        for note in notes {
-            self.workdir.remove(note.get())?;
+        let widened = at.chmod(attr.mode | needed);
+        let (done, narrowed) = match widened {
+            Ok(()) => (act(), at.chmod(attr.mode)),
+            // It is somebody else's.
+            Err(_) => (Err(denied), Ok(())),
+        };
+        // What `act` has done is done. The next mount acts upon a note that stays.
+        if narrowed.is_ok() {
+            for note in notes {
+                super::best_effort("remove a note", self.workdir.remove(note.get()));
+            }
         }
+        super::best_effort("put back a mode", narrowed);
         done
     }
 

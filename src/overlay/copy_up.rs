@@ -259,12 +259,12 @@ impl Overlay {
         let name = alias.name.get();
         let Copy {
             staged,
-            fd,
+            mut fd,
             data,
             lower,
             origin,
         } = copy;
-        let attr = upper.stat(staged.at().read())?;
+        let mut attr = upper.stat(staged.at().read())?;
         let indexable = match &node.state().real {
             Real::Lower(file) => self.can_index(file),
             _ => false,
@@ -277,7 +277,11 @@ impl Overlay {
         };
         self.mark_impure(&mut state, upper.pinned(parent_fd.as_fd()))?;
         let real = if let Some(entry) = index_as {
-            self.publish_indexed(node, &staged, &entry, &lower, (parent_fd.as_fd(), name))?;
+            let known =
+                self.publish_indexed(node, &staged, &entry, &lower, (parent_fd.as_fd(), name))?;
+            if let Some(known) = known {
+                (attr, fd) = (known, None);
+            }
             self.note_indexed(&attr, origin.as_deref().unwrap_or_default());
             Real::Indexed(entry)
         } else {
@@ -297,7 +301,8 @@ impl Overlay {
         synced
     }
 
-    /// Publishes an inode with several names: first into the index, then at the name.
+    /// Publishes an inode with several names: first into the index, then at the name. Should the index have had it
+    /// already, that one is the inode; its attributes are returned.
     fn publish_indexed(
         &self,
         node: &Arc<Node>,
@@ -305,7 +310,7 @@ impl Overlay {
         entry: &OwnedName,
         lower: &Attr,
         (dir, name): (std::os::fd::BorrowedFd<'_>, Name<'_>),
-    ) -> Result<()> {
+    ) -> Result<Option<Attr>> {
         let upper = self.upper()?;
         let index = self.index_fd.as_ref().ok_or(Errno::IO)?;
         let union = node.state().attr.nlink;
@@ -328,7 +333,7 @@ impl Overlay {
         }
         linked?;
         node.state().set_union_nlink(union);
-        Ok(())
+        (!is_new).then(|| upper.stat(inode)).transpose()
     }
 
     /// Gives an indexed inode the name `alias` in the upper, which so far only the lower shows.

@@ -41,6 +41,8 @@ struct Shown {
 struct Numbers {
     /// Those of the layers, then in order of appearance.
     filesystems: Vec<Shown>,
+    /// How many spaces they have.
+    spaces: usize,
     /// Numbers given to objects whose own do not fit.
     assigned: FxHashMap<(u64, u64), u64>,
     next: u64,
@@ -82,25 +84,30 @@ impl InoMap {
         let mut shown: Vec<Shown> = Vec::new();
         // Of all archives, and where the numbers of the next one begin.
         let (mut archives, mut base) = (None, 0);
+        let mut spaces = 0;
+        let mut next = || {
+            spaces += 1;
+            spaces - 1
+        };
         for Filesystem { dev, end } in filesystems {
             if shown.iter().any(|known| known.dev == dev) {
                 continue;
             }
-            let own = shown.len();
             shown.push(match end {
                 Some(end) => {
-                    let space = *archives.get_or_insert(own);
+                    let space = *archives.get_or_insert_with(&mut next);
                     base += end;
                     let base = base - end;
                     Shown { dev, space, base }
                 }
-                None => Shown::alone(dev, own),
+                None => Shown::alone(dev, next()),
             });
         }
         Self {
             first: shown.first().map_or(0, |first| first.dev),
             numbers: Mutex::new(Numbers {
                 filesystems: shown,
+                spaces,
                 assigned: FxHashMap::default(),
                 next: if narrow { DYNAMIC_32 } else { DYNAMIC },
             }),
@@ -121,9 +128,10 @@ impl InoMap {
         let mut numbers = self.numbers.lock();
         let known = numbers.filesystems.iter().position(|it| it.dev == dev);
         let position = known.unwrap_or_else(|| {
-            let own = numbers.filesystems.len();
-            numbers.filesystems.push(Shown::alone(dev, own));
-            own
+            let space = numbers.spaces;
+            numbers.spaces += 1;
+            numbers.filesystems.push(Shown::alone(dev, space));
+            numbers.filesystems.len() - 1
         });
         let Shown { space, base, .. } = numbers.filesystems[position];
         let highest = if self.narrow { 0 } else { FS_MAX };
@@ -200,6 +208,10 @@ mod tests {
             assert_eq!(map.number(1, 99), space + 99);
             assert_eq!(map.number(2, 2), space + 102);
             assert_eq!(map.number(3, 7), space + 157);
+            // They have one space together.
+            if !narrow {
+                assert_eq!(map.number(11, 7), (below as u64 + 1) << FS_SHIFT | 7);
+            }
         }
     }
 }

@@ -4,6 +4,10 @@
 //! `WORKDIR/index`, made of the origin; a name that is not in the upper yet finds the inode there. How many names
 //! the union has is kept in `overlay.nlink`, in the form that stays true if the next step never happens: relative
 //! to the lower inode while names move to the upper, relative to the upper inode while they are added and removed.
+//!
+//! Symlinks, FIFOs, sockets and devices can carry neither mark where marks are xattrs of users. What such an inode was
+//! copied up from is told by its entry; of its names only those in the upper are known after a remount, so the link
+//! count is that of the upper inode, and the entry stays when they are gone.
 
 use std::os::fd::AsFd;
 use std::sync::Arc;
@@ -23,8 +27,8 @@ use crate::layer::lower::LowerFile;
 use crate::layer::mark::{self, Mark, NlinkMark};
 use crate::layer::name::{Name, OwnedName};
 
-/// Origins of the inodes in the index that can carry no xattr, where those of users do not go on symlinks, FIFOs,
-/// sockets and devices: by inode number of the upper, read from the index when the first is asked for.
+/// Origins of the inodes in the index that can carry no xattr, by inode number of the upper; read from the index when
+/// the first is asked for. A leaf lock, but that reading is done under it.
 #[derive(Debug, Default)]
 pub(super) struct BareOrigins(Mutex<Option<FxHashMap<u64, Vec<u8>>>>);
 
@@ -80,8 +84,12 @@ impl Overlay {
                     return Ok(());
                 }
                 if let Some(origin) = origin_of_index_name(entry.name) {
-                    let name = Name::from_bytes(entry.name)?;
-                    origins.insert(upper.stat(At::Entry(index.as_fd(), name))?.ino, origin);
+                    let at = At::Entry(index.as_fd(), Name::from_bytes(entry.name)?);
+                    match upper.stat(at) {
+                        // A copy-up that failed took it out again.
+                        Err(Errno::NOENT) => {}
+                        found => drop(origins.insert(found?.ino, origin)),
+                    }
                 }
                 Ok(())
             })?;
@@ -143,9 +151,10 @@ impl Overlay {
         let index = self.index_fd.as_ref().ok_or(Errno::IO)?;
         let marks = self.upper()?.marks(At::Entry(index.as_fd(), name.get()))?;
         let mut state = State::new(attr, Real::Indexed(name));
-        let union = union_nlink(marks.nlink, attr.nlink, || Some(lower.nlink));
-        state.set_union_nlink(union);
-        state.attr.nlink = union;
+        if let Some(union) = union_nlink(marks.nlink, &attr, || Some(lower.nlink)) {
+            state.set_union_nlink(union);
+            state.attr.nlink = union;
+        }
         if marks.metacopy {
             let data = self.stack.data_of(file, lower)?;
             state.data = Some(Box::new(data));
@@ -198,8 +207,8 @@ impl Overlay {
         state.stale();
     }
 
-    /// Removes the index entry of an inode whose last name in the union is gone. Not where no mark can keep the count:
-    /// there may be more names than are known of.
+    /// Removes the index entry of an inode whose last name in the union is gone. Not where no mark kept the count: there
+    /// may be more names than are known of.
     pub(super) fn drop_index_if_unused(&self, node: &Arc<Node>) -> Result<()> {
         let entry = {
             let state = node.state();
@@ -210,11 +219,7 @@ impl Overlay {
         };
         let upper = self.upper()?;
         let index = Arc::clone(self.index_fd.as_ref().ok_or(Errno::IO)?);
-        let at = At::Entry(index.as_fd(), entry.get());
-        if upper.marks(at)?.nlink.is_none() {
-            return Ok(());
-        }
-        let pinned = match upper.keep(at) {
+        let pinned = match upper.keep(upper.at(index.as_fd(), entry.get()).read()) {
             // Too many of those already: the entry goes on leading to the inode.
             Err(Errno::MFILE | Errno::NFILE) => return Ok(()),
             other => other?,

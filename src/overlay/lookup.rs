@@ -216,8 +216,13 @@ impl Overlay {
             Marks::default()
         };
         let mut marks = marks;
-        if marks.origin.is_none() && attr.nlink > 1 && attr.kind != Kind::File {
-            marks.origin = self.origin_from_index(&attr)?;
+        if marks.origin.is_none()
+            && attr.nlink > 1
+            && attr.kind != Kind::File
+            && let Some(origin) = self.origin_from_index(&attr)?
+        {
+            marks = upper.marks(at)?;
+            marks.origin = Some(origin);
         }
         let origin = marks
             .origin
@@ -245,8 +250,10 @@ impl Overlay {
                 ((lower.dev, lower.ino) == (dev, ino)).then_some(lower.nlink)
             };
             if let Some(name) = self.index_entry(origin, &attr)? {
-                file.attr.nlink = union_nlink(marks.nlink, attr.nlink, lower_nlink);
-                file.set_union_nlink(file.attr.nlink);
+                if let Some(union) = union_nlink(marks.nlink, &attr, lower_nlink) {
+                    file.attr.nlink = union;
+                    file.set_union_nlink(union);
+                }
                 file.real = Real::Indexed(name);
             }
         }
@@ -499,23 +506,24 @@ impl Resolved {
     }
 }
 
-/// The union's link count from its mark; without one, or with one we cannot resolve, the index entry is the one
+/// The union's link count from its mark. `None` if the object can carry none, so that nobody knows how many names only the
+/// lower has. Without a mark all the same, or with one we cannot resolve, the index entry is the one
 /// link that is no name.
 pub(super) fn union_nlink(
     mark: Option<NlinkMark>,
-    upper: u32,
+    upper: &Attr,
     lower: impl FnOnce() -> Option<u32>,
-) -> u32 {
+) -> Option<u32> {
     let counted = match mark {
-        Some(NlinkMark::Upper(offset)) => upper.checked_add_signed(offset),
+        Some(NlinkMark::Upper(offset)) => upper.nlink.checked_add_signed(offset),
         Some(NlinkMark::Lower(offset)) => {
             lower().and_then(|lower| lower.checked_add_signed(offset))
         }
+        None if upper.kind != Kind::File => return None,
         None => lower(),
     };
-    counted
-        .filter(|&count| count > 0)
-        .unwrap_or_else(|| upper.saturating_sub(1).max(1))
+    let counted = counted.filter(|&count| count > 0);
+    Some(counted.unwrap_or_else(|| upper.nlink.saturating_sub(1).max(1)))
 }
 
 #[cfg(test)]

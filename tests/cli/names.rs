@@ -3,11 +3,10 @@
 use std::ffi::OsStr;
 use std::fs;
 use std::path::Path;
-use std::time::{Duration, Instant};
 
 use super::{Place, assert_contains, fails, succeeds};
 use crate::support::requires;
-use crate::support::run::is_root;
+use crate::support::run::{comes_true, is_root};
 
 /// The first column of /proc/mounts and the type.
 #[track_caller]
@@ -17,20 +16,16 @@ fn source_and_type(place: &Place) -> (String, String) {
     (fields[dash + 2].clone(), fields[dash + 1].clone())
 }
 
-/// Unmounts as engines do. What another test is just starting holds our descriptors until its exec.
+/// Unmounts as engines do.
 #[track_caller]
 fn fusermount(place: &Place) {
     let merged = place.path("merged");
     let args = [OsStr::new("-u"), merged.as_os_str()];
-    let deadline = Instant::now() + Duration::from_secs(20);
-    while !place
-        .program("fusermount3", args)
-        .status()
-        .unwrap()
-        .success()
-    {
-        assert!(Instant::now() < deadline, "fusermount3 does not unmount");
-    }
+    let mut unmount = place.program("fusermount3", args);
+    assert!(
+        comes_true(|| unmount.status().unwrap().success()),
+        "fusermount3 does not unmount"
+    );
 }
 
 #[test]

@@ -12,6 +12,7 @@ use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use super::snapshot::Listing;
+use crate::support::run::comes_true;
 
 /// How long to wait for what should happen at once.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -208,18 +209,14 @@ impl Drop for Mounted {
     }
 }
 
-/// Tries again while the mount is held by what ends soon: a child that another test has just forked holds
-/// our descriptors until it executes its program, a namespace it has just made holds our mounts.
+/// Tries again while the mount is held by others.
 fn while_busy(mut work: impl FnMut() -> Result<(), Errno>) -> Result<(), Errno> {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        match work() {
-            Err(Errno::BUSY) if Instant::now() < deadline => {
-                std::thread::sleep(Duration::from_millis(1));
-            }
-            result => return result,
-        }
-    }
+    let mut result = Ok(());
+    comes_true(|| {
+        result = work();
+        result != Err(Errno::BUSY)
+    });
+    result
 }
 
 /// Waits for a process to end, and ends it when it does not.

@@ -1,12 +1,10 @@
 //! A full filesystem, and what it leaves behind.
 
-use std::time::{Duration, Instant};
-
 use rustix::io::Errno;
 
 use crate::support::fixture::run;
 use crate::support::mounted::Mounted;
-use crate::support::run::{Privilege, privilege};
+use crate::support::run::{Privilege, comes_true, privilege};
 use crate::support::tree::pattern;
 use crate::support::{Fixture, is_root, requires};
 
@@ -21,14 +19,10 @@ fn free_blocks_and_inodes(fs: &Mounted) -> (u64, u64) {
     (free.f_bfree, free.f_ffree)
 }
 
-/// What was deleted frees its space. A process that another test starts at the wrong moment holds
-/// the deleted file until its `exec`, so a moment is granted; on the kernel's overlayfs as well.
+/// What was deleted frees its space, on the kernel's overlayfs as well.
 #[track_caller]
 fn assert_gives_back(fs: &Mounted, free: (u64, u64)) {
-    let deadline = Instant::now() + Duration::from_secs(10);
-    while free_blocks_and_inodes(fs) != free && Instant::now() < deadline {
-        std::thread::sleep(Duration::from_millis(1));
-    }
+    comes_true(|| free_blocks_and_inodes(fs) == free);
     assert_eq!(free_blocks_and_inodes(fs), free);
 }
 

@@ -174,6 +174,8 @@ fn names_given_to_linked_symlinks_and_fifos_stay_theirs_after_a_remount() {
     }
     fs.unlink("made");
     assert_eq!(fs.mode("q") & 0o777, 0o600);
+    fs.link("q", "again");
+    assert_eq!(fs.inode("q"), fs.inode("again"));
 }
 
 #[test]

@@ -6,6 +6,7 @@ use std::io::Write as _;
 use std::path::PathBuf;
 use std::sync::{Mutex, OnceLock};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use rustix::process::{getgid, getuid};
 use rustix::thread::{set_thread_gid, set_thread_groups, set_thread_uid};
@@ -138,6 +139,22 @@ pub fn has_origins() -> bool {
 /// Whether a metadata-only copy-up is to be had: not with the kernel's `userxattr`.
 pub fn has_metacopy() -> bool {
     !is_kernel() || is_root()
+}
+
+/// Calls `done` until it is true, for 20 s; says whether it was. For what has to wait until others let go: a child that
+/// another test has just forked holds copies of our descriptors until it executes its program, a namespace that it has
+/// just made holds our mounts.
+pub fn comes_true(mut done: impl FnMut() -> bool) -> bool {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    loop {
+        if done() {
+            return true;
+        }
+        if Instant::now() > deadline {
+            return false;
+        }
+        thread::sleep(Duration::from_millis(1));
+    }
 }
 
 /// Runs `work` in a thread whose user, group and only supplementary group are `id`.
