@@ -36,8 +36,7 @@ def run_workload(workload, fs, stack, data, as_user, perf=False):
             if perf:
                 with Recorder(data.run / "perf.data", mount.daemon and mount.daemon.pid) as recorder:
                     result = timed(mount, phase.argv, phase.cwd, environment)
-                    recorder.begin, recorder.end = result["began"], result["began"] + result["seconds"]
-                result["parts"] = recorder.parts
+                result["parts"] = recorder.parts(result["began"], result["seconds"])
             else:
                 result = timed(mount, phase.argv, phase.cwd, environment)
             results[phase.id] = result

@@ -276,6 +276,7 @@ class MountError(Exception):
 
 
 def clear(data):
-    """Empties upper and work after the last run."""
+    """Empties upper and work after the last run, and removes what perf(1) sampled."""
+    (data.run / "perf.data").unlink(missing_ok=True)
     for name in ("upper", "work"):
         shutil.rmtree(data.run / name, ignore_errors=True)

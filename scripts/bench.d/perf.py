@@ -28,17 +28,16 @@ _FAULT = {"asm_exc_page_fault"}
 
 
 class Recorder:
-    """Samples all CPUs while it is open; afterwards `parts` are CPU seconds by part, of `daemon` (a pid) and the rest,
-    between `begin` and `end` (CLOCK_MONOTONIC), which whoever opened it sets."""
+    """Samples all CPUs into `file` while it is open; `daemon` is a pid or None."""
 
     def __init__(self, file, daemon):
-        self.file, self.daemon, self.parts = file, daemon, {}
-        self.begin = self.end = 0
+        self.file, self.daemon = file, daemon
 
     def __enter__(self):
         self.perf = subprocess.Popen(
             ["perf", "record", "-a", "-q", "-e", "cpu-clock", "-F", str(RATE), "-k", "CLOCK_MONOTONIC", "-g",
-             "--kernel-callchains", "-o", str(self.file)], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+             "--kernel-callchains", "-o", str(self.file)],
+            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         time.sleep(READY_SECONDS)
         return self
 
@@ -46,13 +45,11 @@ class Recorder:
         running = self.perf.poll() is None
         self.perf.send_signal(signal.SIGINT)
         self.perf.wait()
-        if not failed:
-            if not running:
-                raise OSError("perf record ended by itself: is it of this kernel?")
-            self.parts = self.counted()
-        self.file.unlink(missing_ok=True)
+        if not failed and not running:
+            raise OSError("perf record ended by itself: is it of this kernel?")
 
-    def counted(self):
+    def parts(self, began, seconds):
+        """CPU seconds by part from a time (CLOCK_MONOTONIC) on, once it is closed."""
         script = subprocess.run(["perf", "script", "-i", str(self.file), "-F", "comm,pid,time,ip,sym"],
                                 capture_output=True, text=True, errors="replace", check=True).stdout
         found = Counter()
@@ -63,7 +60,7 @@ class Recorder:
             if not command:
                 continue
             command, _, pid = command.strip().rpartition(" ")
-            if self.begin <= float(rest) <= self.end and command.strip() not in OURS:
+            if began <= float(rest) <= began + seconds and command.strip() not in OURS:
                 found[self.part(int(pid), [line.split(None, 1)[-1].strip() for line in stack])] += 1
         return {part: found[part] / RATE for part in PARTS}
 

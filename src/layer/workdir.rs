@@ -141,16 +141,9 @@ impl Staged<'_> {
         Ok(())
     }
 
-    /// Where it lies.
+    /// Where it lies. What is swapped with it is deleted in its stead.
     pub fn place(&self) -> (BorrowedFd<'_>, Name<'_>) {
         (self.workdir.temp.as_fd(), self.name.get())
-    }
-
-    /// Swaps it with `dir/name`; what was there is deleted in its stead.
-    pub fn swap(&self, dir: BorrowedFd<'_>, name: Name<'_>) -> Result<()> {
-        let own = self.name.get().bytes();
-        let flags = RenameFlags::EXCHANGE;
-        rustix::fs::renameat_with(&self.workdir.temp, own, dir, name.bytes(), flags)
     }
 }
 

@@ -323,7 +323,9 @@ fn create_staged(
     if kind == Kind::Directory && plan.over_whiteout {
         upper.set_opaque(staged.at())?;
         if upper.is_whiteout(dir, name)? {
-            upper.with_mode_to_move(staged.at(), (dir, name), || staged.swap(dir, name))?;
+            upper.with_mode_to_move(staged.at(), (dir, name), || {
+                upper.rename(staged.place(), (dir, name), true)
+            })?;
             return Ok(file);
         }
     }

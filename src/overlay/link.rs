@@ -18,7 +18,7 @@ use rustc_hash::FxHashMap;
 use rustix::io::{Errno, Result};
 
 use super::Overlay;
-use super::lookup::{Resolved, union_nlink};
+use super::lookup::{Resolved, count_names};
 use super::node::{Node, Real, State};
 use crate::layer::at::At;
 use crate::layer::attr::{Attr, Kind};
@@ -151,10 +151,7 @@ impl Overlay {
         let index = self.index_fd.as_ref().ok_or(Errno::IO)?;
         let marks = self.upper()?.marks(At::Entry(index.as_fd(), name.get()))?;
         let mut state = State::new(attr, Real::Indexed(name));
-        if let Some(union) = union_nlink(marks.nlink, &attr, || Some(lower.nlink)) {
-            state.set_union_nlink(union);
-            state.attr.nlink = union;
-        }
+        count_names(&mut state, marks.nlink, || Some(lower.nlink));
         if marks.metacopy {
             let data = self.stack.data_of(file, lower)?;
             state.data = Some(Box::new(data));

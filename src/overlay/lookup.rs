@@ -208,21 +208,17 @@ impl Overlay {
             let marks = upper.marks(at)?;
             return self.resolve_upper_dir(state, entry, attr, marks).map(Some);
         }
-        // Only a directory that is merged, or marked impure, can hold copied-up entries.
-        let copied_up = state.impure || !state.lowers.is_empty() || attr.blocks * 512 < attr.size;
-        let marks = if copied_up {
+        // Only a directory that is merged, or marked impure, can hold copied-up entries; and one that could not be marked.
+        let bare = attr.nlink > 1 && attr.kind != Kind::File;
+        let sparse = attr.blocks * 512 < attr.size;
+        let copied_up = state.impure || !state.lowers.is_empty() || sparse || bare;
+        let mut marks = if copied_up {
             upper.marks(at)?
         } else {
             Marks::default()
         };
-        let mut marks = marks;
-        if marks.origin.is_none()
-            && attr.nlink > 1
-            && attr.kind != Kind::File
-            && let Some(origin) = self.origin_from_index(&attr)?
-        {
-            marks = upper.marks(at)?;
-            marks.origin = Some(origin);
+        if marks.origin.is_none() && bare {
+            marks.origin = self.origin_from_index(&attr)?;
         }
         let origin = marks
             .origin
@@ -250,10 +246,7 @@ impl Overlay {
                 ((lower.dev, lower.ino) == (dev, ino)).then_some(lower.nlink)
             };
             if let Some(name) = self.index_entry(origin, &attr)? {
-                if let Some(union) = union_nlink(marks.nlink, &attr, lower_nlink) {
-                    file.attr.nlink = union;
-                    file.set_union_nlink(union);
-                }
+                count_names(&mut file, marks.nlink, lower_nlink);
                 file.real = Real::Indexed(name);
             }
         }
@@ -506,24 +499,28 @@ impl Resolved {
     }
 }
 
-/// The union's link count from its mark. `None` if the object can carry none, so that nobody knows how many names only the
-/// lower has. Without a mark all the same, or with one we cannot resolve, the index entry is the one
-/// link that is no name.
-pub(super) fn union_nlink(
+/// Gives the upper inode in `state` the union's link count, from its mark. Without one, or with one we cannot resolve, the
+/// index entry is the one link that is no name. Nothing is done to an object that can carry none: nobody knows how many
+/// names only the lower has.
+pub(super) fn count_names(
+    state: &mut State,
     mark: Option<NlinkMark>,
-    upper: &Attr,
     lower: impl FnOnce() -> Option<u32>,
-) -> Option<u32> {
+) {
+    let upper = state.attr.nlink;
     let counted = match mark {
-        Some(NlinkMark::Upper(offset)) => upper.nlink.checked_add_signed(offset),
+        Some(NlinkMark::Upper(offset)) => upper.checked_add_signed(offset),
         Some(NlinkMark::Lower(offset)) => {
             lower().and_then(|lower| lower.checked_add_signed(offset))
         }
-        None if upper.kind != Kind::File => return None,
+        None if state.attr.kind != Kind::File => return,
         None => lower(),
     };
-    let counted = counted.filter(|&count| count > 0);
-    Some(counted.unwrap_or_else(|| upper.nlink.saturating_sub(1).max(1)))
+    let union = counted
+        .filter(|&count| count > 0)
+        .unwrap_or_else(|| upper.saturating_sub(1).max(1));
+    state.attr.nlink = union;
+    state.set_union_nlink(union);
 }
 
 #[cfg(test)]

@@ -419,7 +419,9 @@ fn clear_victim(
     }
     let target = (dir.as_fd(), name);
     upper.with_mode_to_move(upper.at(target.0, name), staged.place(), || {
-        upper.with_mode_to_move(staged.at(), target, || staged.swap(target.0, name))
+        upper.with_mode_to_move(staged.at(), target, || {
+            upper.rename(staged.place(), target, true)
+        })
     })
 }
 

@@ -160,7 +160,7 @@ fn names_given_to_linked_symlinks_and_fifos_stay_theirs_after_a_remount() {
         fs.remount();
         fs.assert_merged("d/new -> t; l = d/new; m = d/new; made fifo; moved = made; q = made");
     }
-    // No mark keeps their link count where they can carry none: it may be too low, but they are still one inode.
+    // No mark keeps their link count where they can carry none: it may be wrong, but they are still one inode.
     for gone in ["l", "m", "moved"] {
         fs.unlink(gone);
     }
