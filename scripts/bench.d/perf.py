@@ -52,6 +52,8 @@ class Recorder:
         """CPU seconds by part from a time (CLOCK_MONOTONIC) on, once it is closed."""
         script = subprocess.run(["perf", "script", "-i", str(self.file), "-F", "comm,pid,time,ip,sym"],
                                 capture_output=True, text=True, errors="replace", check=True).stdout
+        # The next run would keep it under another name.
+        self.file.unlink()
         found = Counter()
         for sample in script.split("\n\n"):
             head, *stack = sample.strip("\n").split("\n")
