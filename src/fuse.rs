@@ -2,6 +2,7 @@
 
 mod adapter;
 mod convert;
+mod crowd;
 pub mod first_open;
 mod ioctl;
 pub mod mount;

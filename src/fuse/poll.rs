@@ -29,6 +29,7 @@ use parking_lot::Mutex;
 use rustix::fs::OFlags;
 use rustix::thread::CpuSet;
 
+use super::crowd::Crowd;
 use super::seats::{Room, own_thread};
 use super::session::Poll;
 use super::stats::Op;
@@ -51,9 +52,8 @@ const WATCH_EVERY: Duration = Duration::from_micros(500);
 /// is still on its CPU.
 const CROWDED: (Duration, u64) = (Duration::from_millis(4), 8);
 const CROWDED_WARMER: (Duration, u64) = (Duration::from_millis(16), 50);
-/// How long it makes way, growing while it stays crowded.
-const MAKE_WAY: Duration = Duration::from_millis(40);
-const MAKE_WAY_MOST: Duration = Duration::from_millis(1280);
+/// How often the governor looks whether one client takes turns with the reader.
+const TURNS_EVERY: Duration = Duration::from_millis(2);
 
 /// Shared between the reader, which only says that a request came, and the governor.
 #[derive(Debug)]
@@ -246,7 +246,7 @@ impl Poller {
     fn govern(&self) {
         // Takes milliseconds, which whoever mounts need not wait for.
         self.calibrate();
-        let mut watch = Watch::default();
+        let mut crowds = Crowds::default();
         let mut qos = None;
         let (mut seen, mut last_request) = (0, Instant::now());
         let mut looked = last_request;
@@ -257,9 +257,14 @@ impl Poller {
             let requests = self.requests.load(Ordering::Relaxed);
             let now = Instant::now();
             if let Some(warmer) = &self.warmer {
-                self.warm_while(warmer, warmer.takes_turns(now - looked), &mut watch);
+                if now - looked >= TURNS_EVERY {
+                    let calm = !crowds.warmer.is_avoided(now);
+                    self.warm_while(warmer, warmer.takes_turns(now - looked) && calm);
+                    looked = now;
+                } else if warmer.is_on() {
+                    warmer.follow();
+                }
             }
-            looked = now;
             if requests == seen {
                 let idle = now - last_request;
                 if idle > self.patience && self.spinning.load(Ordering::Relaxed) {
@@ -270,7 +275,7 @@ impl Poller {
                     self.qos.store(false, Ordering::Relaxed);
                     self.crowded.store(false, Ordering::Relaxed);
                     self.park(requests);
-                    watch = Watch::default();
+                    crowds = Crowds::default();
                     last_request = Instant::now();
                     looked = last_request;
                     self.bursts.fetch_add(1, Ordering::Relaxed);
@@ -280,7 +285,7 @@ impl Poller {
                 }
             } else {
                 (seen, last_request) = (requests, now);
-                self.make_way(&mut watch, now);
+                self.make_way(&mut crowds, now);
                 if !self.pays.load(Ordering::Relaxed) {
                     self.calibrate_if_old(&mut calibrated);
                     self.hold(&mut qos);
@@ -305,19 +310,20 @@ impl Poller {
     }
 
     /// Has the warmer spin instead of the reader while one client takes turns with it.
-    fn warm_while(&self, warmer: &Warmer, turns: bool, watch: &mut Watch) {
-        let on = turns && self.is_calm();
+    fn warm_while(&self, warmer: &Warmer, turns: bool) {
+        let on = turns && self.pays.load(Ordering::Relaxed);
         if on != warmer.is_on() {
             if on {
                 warmer.begin(self.reader.load(Ordering::Relaxed));
             } else {
                 warmer.end();
             }
-            // Another thread is watched from now on.
-            watch.last = None;
         }
-        if on && self.spinning.load(Ordering::Relaxed) {
-            self.set_spinning(false);
+        if on {
+            warmer.follow();
+            if self.spinning.load(Ordering::Relaxed) {
+                self.set_spinning(false);
+            }
         }
     }
 
@@ -333,66 +339,45 @@ impl Poller {
         }
     }
 
-    /// Lets the reader sleep while others want its CPU.
-    fn make_way(&self, watch: &mut Watch, now: Instant) {
+    /// Lets reader and warmer sleep while others want the CPU.
+    fn make_way(&self, crowds: &mut Crowds, now: Instant) {
         if !self.spins {
             return;
         }
-        if let Some(until) = watch.away_until {
-            if now >= until {
-                watch.away_until = None;
-                watch.last = None;
-                self.crowded.store(false, Ordering::Relaxed);
-            }
-            return;
-        }
-        let (spinner, (look_every, crowded)) = match &self.warmer {
-            Some(warmer) if warmer.is_on() => (warmer.id(), CROWDED_WARMER),
-            _ => (self.reader.load(Ordering::Relaxed), CROWDED),
+        let crowded = if self.is_warm() {
+            crowds.reader.look_away();
+            crowds.reader.is_avoided(now)
+        } else {
+            let reader = self.reader.load(Ordering::Relaxed);
+            crowds.reader.is_around(reader, now)
         };
-        let Some(waited) = watch.waited(spinner, now, look_every) else {
-            return;
-        };
-        if waited > crowded {
-            self.crowded.store(true, Ordering::Relaxed);
+        self.crowded.store(crowded, Ordering::Relaxed);
+        if crowded && self.spinning.load(Ordering::Relaxed) {
             self.set_spinning(false);
-            if let Some(warmer) = &self.warmer {
+        }
+        if let Some(warmer) = &self.warmer {
+            if !warmer.is_on() || !warmer.spins() {
+                crowds.warmer.look_away();
+            } else if crowds.warmer.is_around(warmer.id(), now) {
                 warmer.end();
             }
-            let away = watch
-                .away
-                .map_or(MAKE_WAY, |away| (away * 2).min(MAKE_WAY_MOST));
-            watch.away = Some(away);
-            watch.away_until = Some(now + away);
-        } else {
-            watch.away = None;
         }
     }
 }
 
-/// How crowded the reader's CPU is.
-#[derive(Debug, Default)]
-struct Watch {
-    /// When the scheduler was last asked, and what it said.
-    last: Option<(Instant, u64)>,
-    away_until: Option<Instant>,
-    away: Option<Duration>,
+/// Who wants the CPU of the reader, and who that of the warmer.
+#[derive(Debug)]
+struct Crowds {
+    reader: Crowd,
+    warmer: Crowd,
 }
 
-impl Watch {
-    /// Percent of the time since the last look that the thread waited for a CPU; `None` if it is too early to tell.
-    fn waited(&mut self, thread: i32, now: Instant, look_every: Duration) -> Option<u64> {
-        if let Some((last, _)) = self.last
-            && now - last < look_every
-        {
-            return None;
+impl Default for Crowds {
+    fn default() -> Self {
+        Self {
+            reader: Crowd::new(CROWDED.0, CROWDED.1),
+            warmer: Crowd::new(CROWDED_WARMER.0, CROWDED_WARMER.1),
         }
-        // Nanoseconds on a CPU, nanoseconds waiting for one, number of time slices.
-        let text = std::fs::read_to_string(format!("/proc/self/task/{thread}/schedstat")).ok()?;
-        let delay: u64 = text.split_whitespace().nth(1)?.parse().ok()?;
-        let before = self.last.replace((now, delay))?;
-        let elapsed = u64::try_from((now - before.0).as_nanos()).ok()?.max(1);
-        Some(delay.saturating_sub(before.1).saturating_mul(100) / elapsed)
     }
 }
 
@@ -461,7 +446,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_first_request_of_a_mount_tells_whose_cpu_is_watched() {
+    fn the_first_request_of_a_mount_tells_who_the_reader_is() {
         let device = File::open("/dev/null").unwrap().into();
         let Some(poller) = Poller::start(device, Poll::Micros(1), 1, &Arc::default()) else {
             assert!(
@@ -472,13 +457,6 @@ mod tests {
         };
         poller.note(0, Op::Lookup);
         assert_eq!(poller.reader.load(Ordering::Relaxed), own_thread());
-        let now = Instant::now();
-        let mut watch = Watch::default();
-        // The first look has nothing to compare with, the second has.
-        let (often, _) = CROWDED;
-        assert_eq!(watch.waited(own_thread(), now, often), None);
-        let later = watch.waited(own_thread(), now + often, often);
-        assert!(later.is_some());
         poller.stop();
     }
 }

@@ -11,9 +11,9 @@ use std::time::{Duration, Instant};
 use parking_lot::{Mutex, MutexGuard};
 use rustix::io::Result;
 use rustix::process::getpid;
-use rustix::thread::{CpuSet, Pid, gettid, sched_getaffinity, sched_getcpu, sched_setaffinity};
+use rustix::thread::{CpuSet, Pid, gettid, sched_getaffinity, sched_setaffinity};
 
-/// How often the walker looks where the client runs.
+/// How often it is looked where the client runs.
 const FOLLOW_EVERY: Duration = Duration::from_micros(1500);
 
 /// Whoever gives the threads their seats, one at a time: a walker before a warmer.
@@ -93,10 +93,11 @@ fn given(thread: Option<Pid>) -> Result<CpuSet> {
     Ok(now)
 }
 
-/// Where reader and walker may run. Given back as they were when dropped.
+/// Where the reader may run, and the thread beside it (walker or warmer). Given back as they were when dropped.
 #[derive(Debug)]
 pub(super) struct Seats {
     reader: Option<Pid>,
+    beside: Pid,
     /// Where they may run otherwise.
     before: (CpuSet, CpuSet),
     /// Where the client was.
@@ -106,10 +107,11 @@ pub(super) struct Seats {
 }
 
 impl Seats {
-    /// To be called by the walker; `None` if it cannot be said where threads run.
+    /// To be called by the thread beside the reader; `None` if it cannot be said where threads run.
     pub(super) fn new(reader: Option<Pid>) -> Option<Self> {
         Some(Self {
             reader,
+            beside: gettid(),
             before: (given(reader).ok()?, given(None).ok()?),
             client: None,
             looked: None,
@@ -140,10 +142,22 @@ impl Seats {
         let mut own = self.before.1;
         own.unset(cpu);
         self.client = Some(cpu);
-        sched_setaffinity(None, &own)?;
+        sched_setaffinity(Some(self.beside), &own)?;
         let mut readers = self.before.0;
-        readers.unset(sched_getcpu());
+        if let Some(taken) = self.taken()? {
+            readers.unset(taken);
+        }
         sched_setaffinity(Some(reader), &readers)
+    }
+
+    /// The CPU of the thread beside the reader. It need not have run there yet where it has no choice.
+    fn taken(&self) -> Result<Option<usize>> {
+        let allowed = sched_getaffinity(Some(self.beside))?;
+        let mut cpus = (0..CpuSet::MAX_CPU).filter(|&cpu| allowed.is_set(cpu));
+        match (cpus.next(), cpus.next()) {
+            (Some(only), None) => Ok(Some(only)),
+            _ => Ok(cpu_of(self.beside.as_raw_nonzero().get())),
+        }
     }
 
     /// Ends without touching the reader any more.
@@ -158,7 +172,7 @@ impl Drop for Seats {
             let reader = self
                 .reader
                 .map(|reader| sched_setaffinity(Some(reader), &self.before.0));
-            let own = sched_setaffinity(None, &self.before.1);
+            let own = sched_setaffinity(Some(self.beside), &self.before.1);
             let both = reader.unwrap_or(Ok(())).and(own);
             crate::layer::best_effort("let reader and walker run anywhere", both);
         }
@@ -175,6 +189,8 @@ fn cpu_of(thread: i32) -> Option<usize> {
 
 #[cfg(test)]
 mod tests {
+    use rustix::thread::sched_getcpu;
+
     use super::*;
 
     #[test]

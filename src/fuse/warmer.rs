@@ -4,7 +4,12 @@
 //! With the other CPU busy the scheduler wakes the client where the reader is, and the reader sleeps: the two take turns
 //! on one CPU that never halts. That takes the same CPU time and measures a third faster. With more than two CPUs there
 //! is always an idle one to be woken on, so there it gains nothing.
+//!
+//! One such thread is enough for all mounts of the machine, and two would take each other for somebody who wants the
+//! CPU: a client that goes back and forth between two mounts (podman compares a container with its image that way) keeps
+//! the one of either on. So only the one that has [`Turn`] spins.
 
+use std::fs::File;
 use std::hint;
 use std::io;
 use std::sync::Arc;
@@ -13,6 +18,8 @@ use std::thread::{self, Thread};
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
 use rustix::process::{getpriority_process, setpriority_process};
 use rustix::thread::{Pid, sched_getaffinity};
 
@@ -31,12 +38,14 @@ const APART_STILL: Duration = Duration::from_micros(250);
 const ONE_CLIENT: u64 = 8;
 /// Turns between two looks whether to go on.
 const TURNS: u32 = 64;
-/// How often it looks whether a walker has gone.
+/// How often it looks whether a walker has gone, or the turn has come.
 const RETRY: Duration = Duration::from_millis(2);
 
 #[derive(Debug)]
 pub(super) struct Warmer {
     on: AtomicBool,
+    /// It is on, and nobody else keeps the CPU busy.
+    spins: AtomicBool,
     stop: AtomicBool,
     /// The reader, or 0.
     reader: AtomicI32,
@@ -46,6 +55,8 @@ pub(super) struct Warmer {
     turns: AtomicU64,
     changes: AtomicU64,
     room: Arc<Room>,
+    /// While it is at work.
+    seats: Mutex<Option<Seats>>,
     /// Number of the thread for the scheduler, 0 before it runs.
     id: AtomicI32,
     thread: Mutex<Option<Thread>>,
@@ -63,12 +74,14 @@ impl Warmer {
     pub(super) fn start(room: Arc<Room>) -> io::Result<Arc<Self>> {
         let warmer = Arc::new(Self {
             on: AtomicBool::new(false),
+            spins: AtomicBool::new(false),
             stop: AtomicBool::new(false),
             reader: AtomicI32::new(0),
             client: AtomicI32::new(0),
             turns: AtomicU64::new(0),
             changes: AtomicU64::new(0),
             room,
+            seats: Mutex::new(None),
             id: AtomicI32::new(0),
             thread: Mutex::new(None),
         });
@@ -118,6 +131,14 @@ impl Warmer {
         }
     }
 
+    /// Keeps the CPU of the client free. To be called at intervals by another thread: where the client has come to the
+    /// CPU of this one, it is too nice to do anything about it.
+    pub(super) fn follow(&self) {
+        if let Some(seats) = &mut *self.seats.lock() {
+            seats.follow(self.client.load(Ordering::Relaxed));
+        }
+    }
+
     /// Ends; the thread sleeps again.
     pub(super) fn end(&self) {
         self.on.store(false, Ordering::Release);
@@ -125,6 +146,11 @@ impl Warmer {
 
     pub(super) fn is_on(&self) -> bool {
         self.on.load(Ordering::Relaxed)
+    }
+
+    /// It takes a CPU: not where the one of another mount does.
+    pub(super) fn spins(&self) -> bool {
+        self.spins.load(Ordering::Relaxed)
     }
 
     /// Number of the thread for the scheduler.
@@ -161,21 +187,53 @@ impl Warmer {
     }
 
     fn burn(&self) {
-        let mut seats = Seats::new(Pid::from_raw(self.reader.load(Ordering::Relaxed)));
+        *self.seats.lock() = Seats::new(Pid::from_raw(self.reader.load(Ordering::Relaxed)));
+        let mut turn = Turn::new();
         while self.goes_on() {
-            for _ in 0..TURNS {
-                hint::spin_loop();
-            }
-            if let Some(seats) = &mut seats {
-                seats.follow(self.client.load(Ordering::Relaxed));
+            let ours = turn.is_ours();
+            self.spins.store(ours, Ordering::Relaxed);
+            if ours {
+                for _ in 0..TURNS {
+                    hint::spin_loop();
+                }
+            } else {
+                thread::sleep(RETRY);
             }
         }
-        if let Some(seats) = seats
+        self.spins.store(false, Ordering::Relaxed);
+        if let Some(seats) = self.seats.lock().take()
             && self.stop.load(Ordering::Acquire)
         {
             // The reader has ended.
             seats.leave_reader();
         }
+    }
+}
+
+/// Whose turn it is, of all processes that run this program: a lock on its file, so nobody has to agree on a place. Given
+/// back when dropped.
+#[derive(Debug)]
+struct Turn {
+    /// `None` where there can be no lock: everybody for himself then.
+    program: Option<File>,
+    ours: bool,
+}
+
+impl Turn {
+    fn new() -> Self {
+        Self {
+            program: File::open("/proc/self/exe").ok(),
+            ours: false,
+        }
+    }
+
+    /// Takes the turn if nobody has it.
+    fn is_ours(&mut self) -> bool {
+        self.ours = self.ours
+            || self.program.as_ref().is_none_or(|program| {
+                flock(program, FlockOperation::NonBlockingLockExclusive) != Err(Errno::WOULDBLOCK)
+            });
+        self.ours
     }
 }
 
@@ -199,7 +257,7 @@ mod tests {
         stat.split_whitespace().next().unwrap().parse().unwrap()
     }
 
-    fn until(condition: impl Fn() -> bool) {
+    fn until(mut condition: impl FnMut() -> bool) {
         let end = Instant::now() + Duration::from_secs(20);
         while !condition() {
             assert!(Instant::now() < end);
@@ -229,6 +287,16 @@ mod tests {
         assert!(takes_turns(&[(8, 8), (7, 8)]));
         assert!(!warmer.takes_turns(Duration::ZERO));
         warmer.stop();
+    }
+
+    #[test]
+    fn only_one_at_a_time_has_the_turn() {
+        let (mut first, mut second) = (Turn::new(), Turn::new());
+        // Another process may have it for a while.
+        until(|| first.is_ours());
+        assert!(first.is_ours() && !second.is_ours());
+        drop(first);
+        until(|| second.is_ours());
     }
 
     #[test]

@@ -13,6 +13,8 @@ use super::at::{At, UpperAt};
 use super::attr::Attr;
 use super::upper::Upper;
 
+/// Begins the names of the xattrs that are ACLs.
+pub const PREFIX: &[u8] = b"system.posix_acl_";
 /// The xattr of the ACL that decides on access.
 pub const ACCESS: &CStr = c"system.posix_acl_access";
 const DEFAULT: &CStr = c"system.posix_acl_default";
@@ -88,7 +90,7 @@ fn mode_of(acl: &[u8]) -> Result<(u16, bool)> {
 pub fn names_unknown_ids(name: &[u8], value: &[u8]) -> bool {
     let entries = value.get(HEADER..).unwrap_or_default();
     let unknown = |entry: &[u8]| matches!(tag(entry), USER | GROUP) && entry[4..] == [0xff; 4];
-    name.starts_with(b"system.posix_acl_") && entries.chunks_exact(ENTRY).any(unknown)
+    name.starts_with(PREFIX) && entries.chunks_exact(ENTRY).any(unknown)
 }
 
 fn tag(entry: &[u8]) -> u16 {

@@ -6,7 +6,7 @@ use rustix::fs::{Timespec, Timestamps};
 use rustix::io::{Errno, Result};
 
 use super::copy_up::Data;
-use super::node::{LookupRef, Node};
+use super::node::{LookupRef, Node, Xattrs};
 use super::{Caller, Found, Overlay};
 use crate::layer::attr::{Attr, Kind, Time};
 use crate::layer::upper::Upper;
@@ -170,11 +170,14 @@ impl Overlay {
     /// `names`.
     pub(super) fn clear_kept_capabilities(&self, node: &Arc<Node>) -> Result<()> {
         let upper = self.upper()?;
-        if !upper.keeps_capabilities() || node.kind != Kind::File || node.state().no_caps {
+        if !upper.keeps_capabilities()
+            || node.kind != Kind::File
+            || node.state().xattrs >= Xattrs::NoCapabilities
+        {
             return Ok(());
         }
         upper.clear_capabilities(self.held(node)?.change(upper))?;
-        node.state().no_caps = true;
+        node.state().lacks(Xattrs::NoCapabilities);
         Ok(())
     }
 

@@ -8,7 +8,7 @@ use rustix::io::{Errno, Result};
 use super::copy_up::Data;
 use super::index::{Index, Source};
 use super::lookup::Resolved;
-use super::node::{Alias, DirState, Node, Real, State};
+use super::node::{Alias, DirState, Node, Real, State, Xattrs};
 use super::rename::keep_data_path;
 use super::{Caller, Found, Overlay};
 use crate::layer::at::At;
@@ -189,7 +189,7 @@ impl Overlay {
             return Ok(Resolved::directory(number, attr, state));
         }
         let mut state = State::new(attr, Real::Upper);
-        state.no_caps = true;
+        state.xattrs = Xattrs::NoCapabilities;
         if let Some(fd) = file {
             let slot = self.stack.fds.files.slot();
             slot.put(fd);

@@ -80,7 +80,7 @@ impl Ids {
         if self.are_unmapped() {
             return Some(value);
         }
-        if name.starts_with(ACL) {
+        if name.starts_with(acl::PREFIX) {
             let shown = |map, id| Some(to_inside(map, id).unwrap_or(OVERFLOW_ID));
             let (user, group) = (
                 |id| shown(&self.uid_map[..], id),
@@ -99,7 +99,7 @@ impl Ids {
         if self.are_unmapped() {
             return Ok(value.to_vec());
         }
-        if name.starts_with(ACL) {
+        if name.starts_with(acl::PREFIX) {
             return acl::map_ids(
                 value,
                 |id| to_host(&self.uid_map, id),
@@ -115,16 +115,14 @@ impl Ids {
 
     /// Whether the xattr may be of no meaning in the mount.
     pub fn may_hide(&self, name: &[u8]) -> bool {
-        !self.are_unmapped() && (name.starts_with(ACL) || name == capability::NAME.to_bytes())
+        !self.are_unmapped()
+            && (name.starts_with(acl::PREFIX) || name == capability::NAME.to_bytes())
     }
 
     fn are_unmapped(&self) -> bool {
         self.uid_map.is_empty() && self.gid_map.is_empty()
     }
 }
-
-/// Begins the names of the xattrs that are ACLs.
-const ACL: &[u8] = b"system.posix_acl_";
 
 fn store(squash: Option<u32>, map: &[IdRange], id: u32) -> Result<Option<u32>> {
     match squash {

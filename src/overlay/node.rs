@@ -109,8 +109,20 @@ pub struct State {
     pub behind: bool,
     /// Another node has taken over its name, see `Overlay::detach`.
     pub replaced: bool,
-    /// The object has no `security.capability`, so asking the disk is a waste.
-    pub no_caps: bool,
+    /// What is known not to be there, so that asking the disk is a waste.
+    pub xattrs: Xattrs,
+}
+
+/// How much is known of the xattrs that a node does not have.
+#[derive(Clone, Copy, Debug, Default, Eq, Ord, PartialEq, PartialOrd)]
+pub enum Xattrs {
+    /// Nothing.
+    #[default]
+    Unknown,
+    /// There is no `security.capability`.
+    NoCapabilities,
+    /// The mount shows none to anybody.
+    None,
 }
 
 /// The directory part of a node.
@@ -302,7 +314,7 @@ impl State {
             union: NO_COUNT,
             behind: false,
             replaced: false,
-            no_caps: false,
+            xattrs: Xattrs::Unknown,
         }
     }
 }
@@ -340,6 +352,11 @@ impl State {
         if let Real::Pinned(_) = self.real {
             self.real = Real::Upper;
         }
+    }
+
+    /// Notes xattrs that are not there.
+    pub fn lacks(&mut self, xattrs: Xattrs) {
+        self.xattrs = self.xattrs.max(xattrs);
     }
 
     /// Forgets what the attributes were.

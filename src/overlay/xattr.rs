@@ -1,11 +1,14 @@
 //! Extended attributes: ours are hidden, those of a union mounted on this one are escaped.
 
+use std::borrow::Cow;
 use std::ffi::CString;
+use std::sync::Arc;
 
 use rustix::fs::XattrFlags;
 use rustix::io::{Errno, Result};
 
 use super::copy_up::Data;
+use super::node::{Node, Xattrs};
 use super::place::Place;
 use super::{Caller, Overlay};
 use crate::layer::acl;
@@ -24,20 +27,37 @@ impl Overlay {
     /// The value of an xattr; ENODATA if there is none.
     pub fn get_xattr(&self, ino: u64, name: &[u8]) -> Result<Vec<u8>> {
         let node = self.node(ino)?;
-        if name == CAPABILITY && node.state().no_caps {
-            return Err(Errno::NODATA);
-        }
         let on_disk = match self.name_on_disk(name) {
             Err(Errno::PERM) => return Err(Errno::NODATA),
             other => other?,
         };
         let _names = self.names.read();
-        let value = self.xattr(&self.place(&node)?, &on_disk)?;
-        if name == CAPABILITY && value.is_none() {
-            node.state().no_caps = true;
+        if self.is_absent(&node, name)? {
+            return Err(Errno::NODATA);
         }
+        let value = self.xattr(&self.place(&node)?, &on_disk)?;
         let shown = value.and_then(|value| self.ids.show_xattr(name, value));
         shown.ok_or(Errno::NODATA)
+    }
+
+    /// Whether a node is known not to have an xattr. One list answers for all names that are asked for next, and most
+    /// objects have none: who asks for capabilities asks for ACLs, too. The caller holds `names`.
+    fn is_absent(&self, node: &Arc<Node>, name: &[u8]) -> Result<bool> {
+        // Other names may be there without being listed.
+        let listed =
+            name == CAPABILITY || name.starts_with(b"user.") || name.starts_with(acl::PREFIX);
+        if !listed || self.options.timeout.is_some() {
+            return Ok(false);
+        }
+        let known = node.state().xattrs;
+        if known == Xattrs::Unknown {
+            self.shown_names(node)?;
+        }
+        Ok(match node.state().xattrs {
+            Xattrs::None => true,
+            Xattrs::NoCapabilities => name == CAPABILITY,
+            Xattrs::Unknown => false,
+        })
     }
 
     /// Names of the xattrs a user of the mount may see, each ended by NUL.
@@ -48,23 +68,43 @@ impl Overlay {
         }
         let _names = self.names.read();
         let node = self.node(ino)?;
-        let place = self.place(&node)?;
+        if node.state().xattrs == Xattrs::None {
+            return Ok(Vec::new());
+        }
+        let mut visible = self.shown_names(&node)?;
+        visible.retain(|name| caller.uid == 0 || !name.starts_with(b"trusted."));
+        let mut list = Vec::with_capacity(visible.iter().map(|name| name.len() + 1).sum());
+        for name in visible {
+            list.extend_from_slice(&name);
+            list.push(0);
+        }
+        Ok(list)
+    }
+
+    /// Names of the xattrs that the mount shows to root; remembers what is not among them. The caller holds `names`.
+    fn shown_names(&self, node: &Arc<Node>) -> Result<Vec<Vec<u8>>> {
+        let before = node.state().changes;
+        let place = self.place(node)?;
         if place.is_sealed() {
             return Ok(Vec::new());
         }
-        let names = self.xattr_names(&place)?;
-        let mut visible = Vec::with_capacity(names.len());
-        for name in split_names(&names) {
-            let forbidden = caller.uid != 0 && name.starts_with(b"trusted.");
-            if forbidden || self.is_override(name) || self.is_hidden(&place, name)? {
+        let mut shown = Vec::new();
+        for name in split_names(&self.xattr_names(&place)?) {
+            if self.is_override(name) || self.is_hidden(&place, name)? {
                 continue;
             }
-            if let Some(name) = xattr_visible(name) {
-                visible.extend_from_slice(&name);
-                visible.push(0);
+            shown.extend(xattr_visible(name).map(Cow::into_owned));
+        }
+        let mut state = node.state();
+        // Layers that are changed under the mount are asked each time, and what was just set is not to be missed.
+        if self.options.timeout.is_none() && state.changes == before {
+            if shown.is_empty() {
+                state.lacks(Xattrs::None);
+            } else if !shown.iter().any(|name| name == CAPABILITY) {
+                state.lacks(Xattrs::NoCapabilities);
             }
         }
-        Ok(visible)
+        Ok(shown)
     }
 
     /// Sets an xattr; `flags` as of setxattr(2).
@@ -80,9 +120,7 @@ impl Overlay {
         let _names = self.names.read();
         let held = self.held(&node)?;
         node.stale();
-        if name == CAPABILITY {
-            node.state().no_caps = false;
-        }
+        node.state().xattrs = Xattrs::Unknown;
         let flags = XattrFlags::from_bits_retain(flags);
         if on_disk.as_c_str() == acl::ACCESS && upper.override_name.is_some() {
             upper.set_kept_acl(held.change(upper), value, flags)?;
@@ -91,6 +129,7 @@ impl Overlay {
         }
         note_default_acl(&node, name, true);
         node.stale();
+        node.state().xattrs = Xattrs::Unknown;
         Ok(())
     }
 
@@ -118,7 +157,7 @@ impl Overlay {
     }
 
     fn name_on_disk(&self, name: &[u8]) -> Result<CString> {
-        if !self.options.xattrs || (self.acl_refused() && name.starts_with(b"system.posix_acl_")) {
+        if !self.options.xattrs || (self.acl_refused() && name.starts_with(acl::PREFIX)) {
             return Err(Errno::OPNOTSUPP);
         }
         if self.is_override(name) {
@@ -144,7 +183,7 @@ impl Overlay {
 }
 
 /// Remembers whether new entries of a directory inherit an ACL.
-fn note_default_acl(node: &super::node::Node, name: &[u8], present: bool) {
+fn note_default_acl(node: &Node, name: &[u8], present: bool) {
     if name == b"system.posix_acl_default"
         && let Some(dir) = &node.dir
     {

@@ -1,10 +1,13 @@
 //! Extended attributes.
 
+use std::path::Path;
+
 use rustix::fs::{XattrFlags, lgetxattr, lremovexattr, lsetxattr};
 use rustix::io::Errno;
 
-use crate::support::disk::{namespace, xattr, xattr_names};
-use crate::support::{Fixture, Mounted, is_root, requires};
+use crate::support::disk::{namespace, set_acl, xattr, xattr_names};
+use crate::support::run::own_ids;
+use crate::support::{Fixture, Mounted, is_kernel, is_root, requires};
 
 fn set(fs: &Mounted, path: &str, name: &str, value: &str, flags: XattrFlags) -> Result<(), Errno> {
     lsetxattr(fs.path(path), name, value.as_bytes(), flags)
@@ -56,6 +59,70 @@ fn a_missing_attribute_is_enodata_and_copies_nothing() {
     );
     assert_eq!(lremovexattr(fs.path("f"), "user.none"), Err(Errno::NODATA));
     fs.assert_merged("f 'x'; d/");
+}
+
+/// None is there as far as anybody may ask, in every way there is to ask.
+fn assert_bare(path: &Path) {
+    let mut buffer = [0_u8; 64];
+    for name in ["user.a", "security.capability", "system.posix_acl_access"] {
+        let answer = lgetxattr(path, name, &mut buffer[..]);
+        assert_eq!(answer, Err(Errno::NODATA), "{name} of {}", path.display());
+    }
+    assert!(xattr_names(path).is_empty(), "{}", path.display());
+}
+
+#[test]
+fn an_attribute_given_where_there_was_none_is_there_at_once_and_gone_when_it_is_removed() {
+    let mut fs = Fixture::new().lower("f 'x'; d/").upper("u 'u'; p/").mount();
+    fs.write("new", "n");
+    fs.link("u", "linked");
+    for path in ["f", "d", "u", "p", "new", "linked"] {
+        for _ in 0..2 {
+            assert_bare(&fs.path(path));
+            fs.set_xattr(path, "user.a", "1");
+            assert_eq!(fs.xattr(path, "user.a").as_deref(), Some("1"));
+            assert_eq!(xattr_names(&fs.path(path)), ["user.a"]);
+            lremovexattr(fs.path(path), "user.a").unwrap();
+        }
+        assert_bare(&fs.path(path));
+    }
+    fs.set_xattr("linked", "user.a", "1");
+    assert_eq!(fs.xattr("u", "user.a").as_deref(), Some("1"));
+    let state = "linked 'u' user.a='1'; u = linked; new 'n'; f 'x'; d/; p/";
+    fs.assert_state(state, state);
+}
+
+#[test]
+fn an_acl_given_where_there_was_none_is_there_at_once() {
+    let mut fs = Fixture::new().lower("f 'x' 0600; d/ 0700").mount();
+    let id = if is_root() { 1000 } else { own_ids().0 };
+    let acl = format!("u::rw-,u:{id}:rw-,g::r--,m::rw-,o::---");
+    for path in ["f", "d"] {
+        assert_bare(&fs.path(path));
+        set_acl(&fs.path(path), "acl", &acl);
+        assert_eq!(xattr_names(&fs.path(path)), ["system.posix_acl_access"]);
+    }
+    let state = format!("f 'x' 0660 acl={acl}; d/ 0660 acl={acl}");
+    fs.assert_state(&state, &state);
+}
+
+#[test]
+fn a_layer_changed_under_the_mount_is_asked_again_with_a_timeout_and_not_without() {
+    requires!(!is_kernel(), "the kernel asks each time");
+    for (option, seen) in [("timeout=0", Some("1")), ("", None)] {
+        let mut fixture = Fixture::new().lower("f 'x'").lowers_change();
+        if !option.is_empty() {
+            fixture = fixture.option(option);
+        }
+        let fs = fixture.mount();
+        assert_bare(&fs.path("f"));
+        lsetxattr(fs.lower(0, "f"), "user.a", b"1", XattrFlags::empty()).unwrap();
+        assert_eq!(fs.xattr("f", "user.a").as_deref(), seen, "{option}");
+        assert_eq!(
+            xattr_names(&fs.path("f")).len(),
+            usize::from(seen.is_some())
+        );
+    }
 }
 
 #[test]
