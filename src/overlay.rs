@@ -186,11 +186,8 @@ impl Overlay {
 
     /// fsync does nothing.
     pub fn is_volatile(&self) -> bool {
-        let volatile = crate::layer::stack::Durability::Volatile;
-        self.stack
-            .upper
-            .as_ref()
-            .is_some_and(|upper| upper.durability == volatile)
+        let upper = self.stack.upper.as_ref();
+        upper.is_some_and(|upper| upper.durability.is_volatile())
     }
 
     /// Refuses a mountpoint inside the upper or workdir.

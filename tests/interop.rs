@@ -263,15 +263,24 @@ fn a_store_of_fuse_overlayfs_is_converted_for_the_kernel_and_back() {
         privilege() != Privilege::User,
         "the kernel wants a user namespace"
     );
-    for peer in peers() {
+    for (peer, environment) in peers()
+        .iter()
+        .flat_map(|peer| WHITEOUTS.map(|environment| (peer, environment)))
+    {
         let fs = fixture();
         let store = Store {
             fs: &fs,
             options: "",
         };
-        let other = Other::Fuse(&peer, WHITEOUTS[1]);
+        let other = Other::Fuse(peer, environment);
+        let checked = || {
+            let mut check = Command::new(env!("CARGO_BIN_EXE_plyfs"));
+            check.arg("check").arg(fs.upper(""));
+            check.output().unwrap()
+        };
         store.under(&other, |merged| sh(merged, SCRIPT));
         let wanted = store.under(&other, seen);
+        assert!(checked().status.success(), "{:?}", checked());
         let convert = |form| {
             let output = Command::new(env!("CARGO_BIN_EXE_plyfs"))
                 .args(["convert", "--to", form])

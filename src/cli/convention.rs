@@ -45,7 +45,6 @@ impl Name {
     pub(super) fn defaults(self) -> Defaults {
         Defaults {
             root: rustix::process::geteuid().is_root(),
-            dev: self != Self::FuseOverlayfs,
             source: if self == Self::FuseOverlayfs {
                 "fuse-overlayfs"
             } else {
@@ -152,6 +151,12 @@ impl Reader {
             (None, Some(_), None) => (None, None),
         };
         self.draft.mountpoint = mountpoint.map(PathBuf::from);
+        // mount(8) names a source; engines do not, except where they call fuse-overlayfs by mount.fuse.
+        self.draft.engine = match self.name {
+            Name::FuseOverlayfs => true,
+            Name::Plyfs => source.is_none(),
+            Name::MountHelper => false,
+        };
         if let Some(source) = source.filter(|source| source != "none" && !source.is_empty()) {
             self.draft.source_column(&source.to_string_lossy());
         }

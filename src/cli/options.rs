@@ -24,6 +24,8 @@ use crate::layer::stack::{
 };
 use crate::overlay::options::{Acl, IdRange, Options};
 
+use rustix::mount::MountPropagationFlags;
+
 use known::Known;
 pub(super) use known::{EFFECTIVE as HELP, help};
 
@@ -57,8 +59,6 @@ pub struct MountOptions {
 pub(super) struct Defaults {
     /// Effective uid 0, in the initial or in a user namespace.
     pub(super) root: bool,
-    /// Root's mounts honour device nodes: as mount(8) does, unlike fuse-overlayfs.
-    pub(super) dev: bool,
     /// First column of /proc/mounts.
     pub(super) source: &'static str,
 }
@@ -76,6 +76,9 @@ pub(super) struct Draft {
     pub(super) log: Option<PathBuf>,
     pub(super) mountpoint: Option<PathBuf>,
     pub(super) command: Vec<OsString>,
+    /// It is called as container engines call fuse-overlayfs: no device nodes unless they are asked for, and what is
+    /// volatile is never synced.
+    pub(super) engine: bool,
     image: Option<MountedImage>,
     /// The upper is in our keeping.
     managed: bool,
@@ -97,6 +100,7 @@ pub(super) struct Draft {
     poll: Poll,
     passthrough: passthrough::Files,
     security: Vec<String>,
+    propagation: Option<MountPropagationFlags>,
     given: Vec<String>,
 }
 
@@ -289,6 +293,10 @@ impl Draft {
                 self.security.push(option.as_written());
             }
             "fsname" => self.source = Some(option.text()?.into_owned()),
+            name if let Some(propagation) = propagation(name) => {
+                option.flag()?;
+                self.propagation = Some(propagation);
+            }
             "subtype" => option.choice(&[("plyfs", ()), ("fuse-overlayfs", ())])?,
             name => {
                 match name {
@@ -362,6 +370,9 @@ impl Draft {
         } else {
             Durability::Auto
         });
+        if self.engine && self.stack.durability == Durability::Volatile {
+            self.stack.durability = Durability::Unsynced;
+        }
         self.overlay.metacopy = self.metacopy.unwrap_or(self.ephemeral || self.managed);
         if self.metacopy == Some(true) && !self.overlay.redirect_dir {
             return Err(Failure::usage(
@@ -397,13 +408,14 @@ impl Draft {
             read_only: self.read_only,
             // Only root's suid bits and devices mean anything; the kernel or fusermount3 would refuse.
             suid: defaults.root && self.suid.unwrap_or(trusted),
-            dev: defaults.root && self.dev.unwrap_or(defaults.dev && trusted),
+            dev: defaults.root && self.dev.unwrap_or(!self.engine && trusted),
             exec: !self.noexec,
             auto_unmount: self.auto_unmount,
             threads: self.threads.unwrap_or(DEFAULT_THREADS),
             poll: self.poll,
             passthrough: self.passthrough,
             security: self.security,
+            propagation: self.propagation,
             description: String::new(),
         };
         MountOptions {
@@ -431,6 +443,22 @@ fn once(place: &mut Option<PathBuf>, path: PathBuf, name: &str) -> Result<(), St
     }
     *place = Some(path);
     Ok(())
+}
+
+/// mount(8)'s words for how mounts spread; buildah sends `private` for the overlays that are its volumes.
+fn propagation(name: &str) -> Option<MountPropagationFlags> {
+    let (recursive, word) = match name.strip_prefix('r') {
+        Some(word) => (MountPropagationFlags::REC, word),
+        None => (MountPropagationFlags::empty(), name),
+    };
+    let kind = match word {
+        "private" => MountPropagationFlags::PRIVATE,
+        "shared" => MountPropagationFlags::SHARED,
+        "slave" => MountPropagationFlags::DOWNSTREAM,
+        "unbindable" => MountPropagationFlags::UNBINDABLE,
+        _ => return None,
+    };
+    Some(kind | recursive)
 }
 
 /// `HOST:INSIDE:LEN[:HOST:INSIDE:LEN...]`, as fuse-overlayfs takes it.

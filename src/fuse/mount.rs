@@ -17,6 +17,7 @@ use rustix::net::{
 use super::session::SessionConfig;
 use crate::layer::describe;
 use crate::layer::error::{Cause, SetupError};
+use crate::layer::ids::is_initial_namespace;
 
 /// Type of our mounts in /proc/mounts.
 pub const FS_TYPE: &str = "fuse.plyfs";
@@ -74,6 +75,11 @@ pub(super) fn mount(mountpoint: &Path, config: &SessionConfig) -> Result<Mounted
         Some(device) => device,
         None => mount_with_helper(mountpoint, config)?,
     };
+    if let Some(propagation) = config.propagation
+        && let Err(error) = rustix::mount::mount_change(mountpoint, propagation)
+    {
+        tracing::warn!(%error, "cannot say how mounts below spread: only root can");
+    }
     let watcher = if config.auto_unmount {
         Some(watch(mountpoint)?)
     } else {
@@ -158,7 +164,7 @@ fn mount_directly(
         Ok(()) => Ok(Some(device)),
         Err(Errno::PERM) => Ok(None),
         Err(Errno::NODEV) => Err(fuse_error("the kernel has no FUSE: `modprobe fuse`")),
-        Err(Errno::INVAL) if !config.security.is_empty() => Err(fuse_error(format!(
+        Err(Errno::INVAL) if !labels(config).is_empty() => Err(fuse_error(format!(
             "cannot mount on {} with {}: SELinux is off in this kernel, or knows no such label; leave the option out",
             mountpoint.display(),
             config.security.join(",")
@@ -176,8 +182,20 @@ fn kernel_options(config: &SessionConfig) -> Vec<String> {
     if config.allow_other {
         options.push("allow_other".into());
     }
-    options.extend(config.security.iter().cloned());
+    options.extend(labels(config).iter().cloned());
     options
+}
+
+/// The labels that the kernel takes.
+fn labels(config: &SessionConfig) -> &[String] {
+    let own_namespace = rustix::process::geteuid().is_root() && !is_initial_namespace();
+    if own_namespace && !config.security.is_empty() {
+        tracing::info!(
+            "left out in a user namespace: {}",
+            config.security.join(",")
+        );
+    }
+    if own_namespace { &[] } else { &config.security }
 }
 
 fn helper_options(config: &SessionConfig) -> String {
@@ -203,7 +221,7 @@ fn helper_options(config: &SessionConfig) -> String {
 }
 
 fn mount_with_helper(mountpoint: &Path, config: &SessionConfig) -> Result<OwnedFd, SetupError> {
-    if !config.security.is_empty() {
+    if !labels(config).is_empty() {
         return Err(fuse_error(format!(
             "{HELPER} passes no SELinux labels on: leave out {}, or mount as root or in a user namespace (unshare -Urm)",
             config.security.join(",")

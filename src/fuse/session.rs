@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use rustix::mount::MountPropagationFlags;
+
 use super::adapter::Adapter;
 use super::mount;
 use super::passthrough::{self, Passthrough};
@@ -50,8 +52,11 @@ pub struct SessionConfig {
     pub poll: Poll,
     /// Files that the kernel reads and writes itself.
     pub passthrough: passthrough::Files,
-    /// `SELinux` mount options handed to the kernel verbatim, e.g. `context="..."`.
+    /// `SELinux` mount options handed to the kernel verbatim, e.g. `context="..."`. It takes none of a FUSE mount in a
+    /// user namespace, where engines send them all the same: they are left out there.
     pub security: Vec<String>,
+    /// How mounts below it spread, where it may be said.
+    pub propagation: Option<MountPropagationFlags>,
     /// What `plyfs mounts` shows: JSON text describing stack and options.
     pub description: String,
 }

@@ -46,8 +46,18 @@ pub enum Durability {
     Auto,
     /// As `Auto`, and directories and metadata of a copy-up are synced too.
     Strict,
-    /// Nothing is synced; a marker in the workdir refuses the next mount after a crash.
+    /// Nothing is synced before the end; a marker in the workdir refuses the next mount after a crash.
     Volatile,
+    /// Nothing is synced, not at the end either, and nothing refuses the next mount: for container engines, which know
+    /// themselves what to do with a container after a crash.
+    Unsynced,
+}
+
+impl Durability {
+    /// fsync(2) does nothing.
+    pub fn is_volatile(self) -> bool {
+        matches!(self, Self::Volatile | Self::Unsynced)
+    }
 }
 
 /// The writable part of a stack.

@@ -445,10 +445,10 @@ impl Upper {
 
     /// Waits until the data of `fd` is on disk, unless the mount is volatile.
     pub fn sync(&self, fd: &impl AsFd, data_only: bool) -> Result<()> {
-        match (self.durability, data_only) {
-            (Durability::Volatile, _) => Ok(()),
-            (_, true) => rustix::fs::fdatasync(fd),
-            (_, false) => rustix::fs::fsync(fd),
+        match data_only {
+            _ if self.durability.is_volatile() => Ok(()),
+            true => rustix::fs::fdatasync(fd),
+            false => rustix::fs::fsync(fd),
         }
     }
 

@@ -4,6 +4,8 @@ use std::ffi::OsStr;
 use std::fs;
 use std::path::Path;
 
+use rustix::process::Signal;
+
 use super::{Place, assert_contains, fails, succeeds};
 use crate::support::requires;
 use crate::support::run::{comes_true, is_root};
@@ -83,6 +85,35 @@ fn fuse_overlayfs_mounts_as_podman_calls_it() {
         fs::read_to_string(place.path("merged/file")).unwrap(),
         "from the lower"
     );
+}
+
+/// As of fuse-overlayfs: no device works unless it is asked for, and what is volatile leaves nothing to be cleared up
+/// after a crash, since an engine knows better what to do with its container.
+#[test]
+fn an_engines_mounts_have_no_devices_and_no_mark_of_a_volatile_upper() {
+    let place = Place::new();
+    let options = "lowerdir=lower,upperdir=upper,workdir=work";
+    for more in ["volatile", "fsync=0"] {
+        succeeds(&mut place.plyfs(["-o", &format!("{options},{more}"), "merged"]));
+        assert!(place.mountinfo().unwrap()[5].contains("nodev"));
+        fs::write(place.path("merged/deep"), more).unwrap();
+        let daemon = place.daemon();
+        daemon.signal(Signal::KILL);
+        daemon.ended();
+        place.done(&["umount", "-l", "merged"]);
+        assert!(!place.path("work/work/incompat").exists());
+    }
+    succeeds(&mut place.plyfs(["-o", options, "merged"]));
+    assert_eq!(
+        fs::read_to_string(place.path("merged/deep")).unwrap(),
+        "fsync=0"
+    );
+    place.umount("merged");
+    if is_root() {
+        succeeds(&mut place.plyfs(["-o", &format!("{options},dev"), "merged"]));
+        assert!(!place.mountinfo().unwrap()[5].contains("nodev"));
+        place.umount("merged");
+    }
 }
 
 /// containerd's snapshotter mounts by mount.fuse3, which runs `fuse-overlayfs overlay TARGET -o OPTIONS` by a shell,

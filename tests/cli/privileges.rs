@@ -72,6 +72,42 @@ fn a_user_namespace_needs_no_helper() {
     );
 }
 
+/// Engines send the label of a container there, too; the kernel takes none of a FUSE mount.
+#[test]
+fn selinux_labels_are_left_out_in_a_user_namespace() {
+    let place = Place::new();
+    let script = r#"
+        "$0" -o 'lowerdir=lower,upperdir=upper,workdir=work,context="system_u:object_r:container_file_t:s0:c1,c2"' merged
+        cat merged/file
+        ! grep " $PWD/merged .*context" /proc/self/mountinfo
+        "$0" umount merged
+    "#;
+    assert_eq!(in_namespace(&place, script), "from the lower");
+}
+
+/// `private` is what buildah sends for a volume that is an overlay.
+#[test]
+fn how_mounts_below_spread_is_as_asked_for() {
+    let place = Place::new();
+    let script = r#"
+        mount --make-rshared /
+        for word in '' private slave unbindable shared rprivate; do
+            "$0" -o "lowerdir=lower,upperdir=upper,workdir=work${word:+,}$word" merged
+            awk -v m="$PWD/merged" '$5 == m { f = ""; for (i = 7; $i != "-"; i++) f = f $i; print f }' /proc/self/mountinfo
+            "$0" umount merged
+        done
+    "#;
+    // A slave of nobody is private.
+    let output = in_namespace(&place, script);
+    let kinds = output
+        .lines()
+        .map(|line| line.trim_end_matches(|c| matches!(c, '0'..='9' | ':')));
+    assert_eq!(
+        kinds.collect::<Vec<_>>(),
+        ["shared", "", "", "unbindable", "shared", ""]
+    );
+}
+
 #[test]
 fn a_command_runs_in_a_user_namespace_and_leaves_nothing() {
     let place = Place::new();

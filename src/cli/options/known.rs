@@ -93,11 +93,15 @@ pub(in crate::cli) const EFFECTIVE: &[(&str, &str)] = &[
     ("nosuid", "ignore suid bits"),
     (
         "dev",
-        "honour device nodes [root: yes, but not of an image and not as fuse-overlayfs; others cannot]",
+        "honour device nodes [root: yes, but not of an image, nor called as engines do; others cannot]",
     ),
     ("nodev", "ignore device nodes"),
     ("exec", "allow programs to be executed [yes]"),
     ("noexec", "refuse to execute programs"),
+    (
+        "private",
+        "mounts below stay here; also shared, slave, unbindable, and rprivate and so on",
+    ),
     ("allow_other", "other users may use the mount [root: yes]"),
     (
         "auto_unmount",

@@ -9,7 +9,6 @@ use crate::layer::stack::LayerSource;
 
 const USER: Defaults = Defaults {
     root: false,
-    dev: false,
     source: "plyfs",
 };
 const ROOT: Defaults = Defaults { root: true, ..USER };
@@ -241,20 +240,47 @@ fn only_root_lets_others_in_unasked() {
     assert!(parsed_for("", ROOT).session.allow_other);
 }
 
+/// As container engines call.
+fn parsed_for_engine(options: &str) -> MountOptions {
+    let mut draft = draft(options).unwrap();
+    draft.lower("/l".into());
+    draft.engine = true;
+    draft.finish(ROOT).unwrap()
+}
+
 #[test]
-fn root_honours_suid_unasked_and_devices_when_asked_and_a_user_neither() {
-    let flags = |options: &str, defaults| {
-        let session = parsed_for(options, defaults).session;
-        (session.suid, session.dev)
-    };
-    assert_eq!(flags("", ROOT), (true, false));
-    assert_eq!(flags("dev,nosuid", ROOT), (false, true));
-    assert_eq!(flags("", Defaults { dev: true, ..ROOT }), (true, true));
+fn root_honours_suid_and_devices_engines_devices_when_asked_and_a_user_neither() {
+    let flags = |options: MountOptions| (options.session.suid, options.session.dev);
+    assert_eq!(flags(parsed_for("", ROOT)), (true, true));
+    assert_eq!(flags(parsed_for("nodev,nosuid", ROOT)), (false, false));
+    assert_eq!(flags(parsed_for_engine("")), (true, false));
+    assert_eq!(flags(parsed_for_engine("dev,nosuid")), (false, true));
+    assert_eq!(flags(parsed_for("dev,suid", USER)), (false, false));
+}
+
+#[test]
+fn what_is_volatile_of_an_engine_is_never_synced() {
+    let durability = |options| parsed_for_engine(options).stack.durability;
+    for volatile in ["volatile", "fsync=0", "sync=0", "fsync=volatile"] {
+        assert_eq!(durability(volatile), Durability::Unsynced, "{volatile}");
+    }
+    assert_eq!(durability(""), Durability::Auto);
+    assert_eq!(durability("fsync=strict"), Durability::Strict);
+}
+
+#[test]
+fn how_mounts_below_spread_is_said_as_mount_8_says_it() {
+    use MountPropagationFlags as Spread;
+    let propagation = |options| parsed(options).session.propagation;
+    assert_eq!(propagation(""), None);
+    assert_eq!(propagation("private"), Some(Spread::PRIVATE));
+    assert_eq!(propagation("rshared"), Some(Spread::SHARED | Spread::REC));
+    assert_eq!(propagation("private,slave"), Some(Spread::DOWNSTREAM));
     assert_eq!(
-        flags("nodev", Defaults { dev: true, ..ROOT }),
-        (true, false)
+        propagation("runbindable"),
+        Some(Spread::UNBINDABLE | Spread::REC)
     );
-    assert_eq!(flags("dev,suid", USER), (false, false));
+    assert_eq!(refused("private=1"), "option 'private' takes no value");
 }
 
 #[test]

@@ -104,6 +104,13 @@ impl Planner<'_> {
                 {
                     continue;
                 }
+                // Older fuse-overlayfs makes one named .wh..opq in every new directory: it deletes nothing that anybody
+                // shows.
+                Some(AufsName::Whiteout(_)) if mark::is_whiteout(&entry.attr) => {
+                    let name = entry.name.clone();
+                    self.changes.push(Change::Remove(name, entry.attr.kind));
+                    continue;
+                }
                 Some(AufsName::Whiteout(_)) if !entry.is_empty_file() => {
                     let path = self.dir.path_of(Some(&entry.name));
                     self.misfits.add(
