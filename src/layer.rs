@@ -17,6 +17,7 @@ pub mod error;
 pub mod fd;
 pub mod file_flags;
 pub mod handle;
+mod holder;
 pub mod ids;
 pub mod io;
 pub mod lower;

@@ -8,7 +8,7 @@ use std::process;
 use std::sync::Arc;
 use std::thread;
 
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGURG};
 use signal_hook::iterator::Signals;
 
 use super::background::{self, Daemon, Ended, Role};
@@ -104,7 +104,7 @@ fn serve(mut options: MountOptions, role: Role, store: Option<Store>) -> Result<
     let system = |error: io::Error| Failure::other(format!("cannot serve: {}", why(&error)));
     role.leave_session().map_err(system)?;
     // From here on a signal ends the mount, not the process.
-    let signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(system)?;
+    let signals = Signals::new([SIGTERM, SIGINT, SIGHUP, SIGURG]).map_err(system)?;
     let ephemeral = options
         .ephemeral
         .then(|| Ephemeral::create(&mut options.stack))
@@ -182,15 +182,22 @@ impl End {
     }
 }
 
-/// The first signal unmounts; another one, while files are still open, ends the process at once.
+/// The first signal unmounts; another one, while files are still open, ends the process at once. `layer::holder` asks by
+/// SIGURG, which means nothing to other programs, whether there is still a mount.
 fn watch(mut signals: Signals, end: Arc<End>, ephemeral: Option<PathBuf>) {
     thread::spawn(move || {
-        let mut signals = signals.forever();
-        if let Some(signal) = signals.next() {
-            tracing::info!("signal {signal}: unmounting");
-            end.unmount();
-        }
-        if let Some(signal) = signals.next() {
+        let mut unmounted = false;
+        for signal in signals.forever() {
+            let asked = signal == SIGURG;
+            if asked && end.unmounter.is_attached() {
+                continue;
+            }
+            if !asked && !unmounted {
+                tracing::info!("signal {signal}: unmounting");
+                end.unmount();
+                unmounted = true;
+                continue;
+            }
             tracing::warn!("signal {signal}: ending although files are open");
             if let Some(path) = ephemeral {
                 ephemeral::remove(&path);

@@ -76,8 +76,8 @@ pub(super) struct Draft {
     pub(super) log: Option<PathBuf>,
     pub(super) mountpoint: Option<PathBuf>,
     pub(super) command: Vec<OsString>,
-    /// It is called as container engines call fuse-overlayfs: no device nodes unless they are asked for, and what is
-    /// volatile is never synced.
+    /// It is called as container engines call fuse-overlayfs: no device nodes unless they are asked for, what is
+    /// volatile is never synced, and an upper is taken from a mount that was detached while it was busy.
     pub(super) engine: bool,
     image: Option<MountedImage>,
     /// The upper is in our keeping.
@@ -370,6 +370,7 @@ impl Draft {
         } else {
             Durability::Auto
         });
+        self.stack.take_over = self.engine;
         if self.engine && self.stack.durability == Durability::Volatile {
             self.stack.durability = Durability::Unsynced;
         }

@@ -7,7 +7,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{AtFlags, Mode, OFlags, StatxFlags};
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, UnmountFlags};
 use rustix::net::{
@@ -86,6 +86,13 @@ pub(super) fn mount(mountpoint: &Path, config: &SessionConfig) -> Result<Mounted
         None
     };
     Ok(Mounted { device, watcher })
+}
+
+/// `MAJOR:MINOR` of what is mounted there, without asking it: nobody answers yet.
+pub(super) fn device_number(mountpoint: &Path) -> Option<String> {
+    let flags = AtFlags::STATX_DONT_SYNC | AtFlags::NO_AUTOMOUNT;
+    let stat = rustix::fs::statx(rustix::fs::CWD, mountpoint, flags, StatxFlags::TYPE).ok()?;
+    Some(format!("{}:{}", stat.stx_dev_major, stat.stx_dev_minor))
 }
 
 /// A process that unmounts when our end of its standard input closes, unless it is told in time that there is nothing

@@ -74,6 +74,8 @@ pub struct Session {
 #[derive(Clone, Debug)]
 pub struct Unmounter {
     mountpoint: Arc<PathBuf>,
+    /// `MAJOR:MINOR` of the filesystem, as mountinfo has it.
+    device: Option<Arc<str>>,
 }
 
 impl Session {
@@ -95,6 +97,7 @@ impl Session {
             };
         let mounted = mount::mount(&mountpoint, &config)?;
         let unmounter = Unmounter {
+            device: mount::device_number(&mountpoint).map(Into::into),
             mountpoint: Arc::new(mountpoint),
         };
         let room = Arc::default();
@@ -161,6 +164,17 @@ impl Session {
 }
 
 impl Unmounter {
+    /// Whether the mount can still be reached by a name in this mount namespace; not after `umount -l`.
+    pub fn is_attached(&self) -> bool {
+        let Some(device) = &self.device else {
+            return true;
+        };
+        std::fs::read_to_string("/proc/self/mountinfo").map_or(true, |mounts| {
+            let device_of = |line: &str| line.split(' ').nth(2) == Some(&**device);
+            mounts.lines().any(device_of)
+        })
+    }
+
     /// Unmounts; `lazy` detaches a busy mount.
     pub fn unmount(&self, lazy: bool) -> std::io::Result<()> {
         mount::unmount(&self.mountpoint, lazy)

@@ -110,12 +110,12 @@ impl AtRest {
         let (path, root, _) = open::open_given("upper", upper, Cause::Upper)?;
         open::check_kernel_mounts(&path)?;
         check_other_mounts(&path)?;
-        open::lock("upper", &path, &root)?;
+        open::lock("upper", &path, &root, false)?;
         let work = match work {
             None => None,
             Some(work) => {
                 let (path, fd, _) = open::open_given("workdir", work, Cause::Upper)?;
-                open::lock("workdir", &path, &fd)?;
+                open::lock("workdir", &path, &fd, false)?;
                 Some((path, fd))
             }
         };

@@ -16,6 +16,7 @@ use super::attr::Attr;
 use super::error::{Cause, SetupError};
 use super::fd::Fds;
 use super::handle::HandleSpace;
+use super::holder;
 use super::ids;
 use super::lower::{Lower, LowerDir, Medium, Tree};
 use super::mark::Prefix;
@@ -296,9 +297,12 @@ pub(super) fn look_at(path: &Path) -> std::result::Result<Attr, Errno> {
     At::Pinned(fd.as_fd()).stat()
 }
 
-/// Takes the lock that says a mount is alive.
-pub(super) fn lock(what: &str, path: &Path, fd: &OwnedFd) -> Result<()> {
+/// Takes the lock that says a mount is alive. `take_over`: from one that was detached while it was busy, too.
+pub(super) fn lock(what: &str, path: &Path, fd: &OwnedFd, take_over: bool) -> Result<()> {
     let mut answer = rustix::fs::flock(fd, FlockOperation::NonBlockingLockExclusive);
+    if take_over && answer == Err(Errno::WOULDBLOCK) {
+        holder::ask(fd);
+    }
     let end = Instant::now() + LOCK_PATIENCE;
     while answer == Err(Errno::WOULDBLOCK) && Instant::now() < end {
         // The daemon of a mount that was just unmounted may still be writing its last data.

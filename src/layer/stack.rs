@@ -84,6 +84,8 @@ pub struct StackConfig {
     pub durability: Durability,
     /// As whose the files of archives are shown.
     pub owner: Owner,
+    /// A mount that has the upper and no name any more is ended.
+    pub take_over: bool,
 }
 
 /// As whose the files of archive layers are shown.

@@ -5,6 +5,7 @@ use std::io::{Read, Write};
 use std::path::Path;
 use std::process::Stdio;
 
+use rustix::io::Errno;
 use rustix::process::Signal;
 
 use crate::support::requires;
@@ -296,4 +297,43 @@ fn auto_unmount_leaves_no_dead_mount_when_the_daemon_is_killed() {
     while place.is_mounted() {
         std::thread::yield_now();
     }
+}
+
+/// An engine that stops a container detaches its mount where somebody is still in it, and has nothing left to unmount when
+/// it starts the container again.
+#[test]
+fn an_engine_takes_the_upper_of_a_mount_that_was_detached_while_it_was_busy_and_of_no_other() {
+    let place = Place::new();
+    let options = "lowerdir=lower,upperdir=upper,workdir=work";
+    let engine = |place: &Place, mountpoint| place.plyfs(["-o", options, mountpoint]);
+    fs::create_dir(place.path("second")).unwrap();
+    succeeds(&mut engine(&place, "merged"));
+    fs::write(place.path("merged/new"), "written").unwrap();
+    let first = place.daemon();
+    let sentence = fails(&mut engine(&place, "second"), 5);
+    assert_contains(&sentence, "in use");
+    assert_eq!(
+        fs::read_to_string(place.path("merged/new")).unwrap(),
+        "written"
+    );
+
+    let mut busy = File::open(place.path("merged/new")).unwrap();
+    place.done(&["umount", "-l", "merged"]);
+    let mount = [
+        "mount", "--lower", "lower", "--upper", "upper", "--work", "work", "merged",
+    ];
+    assert_contains(&fails(&mut place.plyfs(mount), 5), "in use");
+    let mut content = String::new();
+    busy.read_to_string(&mut content).unwrap();
+    assert_eq!(content, "written");
+
+    succeeds(&mut engine(&place, "merged"));
+    first.ended();
+    assert_eq!(
+        fs::read_to_string(place.path("merged/new")).unwrap(),
+        "written"
+    );
+    assert_eq!(rustix::fs::fstatvfs(&busy).err(), Some(Errno::NOTCONN));
+    drop(busy);
+    place.umount("merged");
 }

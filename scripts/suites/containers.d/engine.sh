@@ -24,6 +24,7 @@ make_base() {
 }
 
 # start_engine WHO DRIVER [DIR]: a fresh store, below DIR or $work; sets $results, where steps leave what is compared.
+# With $mask owners and modes are kept in xattrs, and the files themselves have that mode.
 start_engine() {
     who=$1 driver=$2
     local place=${3:-$work}
@@ -38,7 +39,7 @@ start_engine() {
             "$run/c" "$data/s" "$data/s"
         printf '[storage.options.overlay]\n'
         case $driver in
-        plyfs) printf 'mount_program = "%s"\n' "$program" ;;
+        plyfs) printf 'mount_program = "%s"\n%s\n' "$program" "${mask:+force_mask = \"$mask\"}" ;;
         fuse-overlayfs) printf 'mount_program = "%s"\n' "$(command -v fuse-overlayfs)" ;;
         esac
     } >"$work/in/storage.conf"

@@ -1,6 +1,6 @@
 # Sourced by scripts/suites/containers: steps that run containers.
 
-run_steps=(import change committed copy_files exec ids read_only volumes image_mount apt sqlite many killed
+run_steps=(import change committed copy_files exec ids read_only volumes overlay_volumes image_mount apt sqlite many killed
     daemon_killed)
 
 # box WORDS...: one command in a fresh container.
@@ -158,6 +158,24 @@ step_volumes() {
     keep_diff volumes diff-volumes
     quietly podman rm -v volumes
     quietly podman volume rm named
+}
+
+# Volumes that are overlays: the engine mounts them by itself, with options of its own.
+step_overlay_volumes() {
+    local host=$run/tmp/overlaid
+    engine mkdir -p "$host/dir" "$host.upper" "$host.work"
+    engine sh -c "echo outside >$host/file"
+    expect "outside inside" box -v "$host:/vol:O" localhost/base sh -ec \
+        'echo inside >>/vol/file && touch /vol/new && rm -r /vol/dir && xargs </vol/file'
+    expect "dir file" xargs <<<"$(ls "$host")"
+    expect "outside" cat "$host/file"
+    quietly box -v "$host:/vol:O,upperdir=$host.upper,workdir=$host.work" localhost/base sh -c 'echo kept >/vol/kept'
+    expect "kept" cat "$host.upper/kept"
+    printf 'FROM localhost/base\nRUN echo built >>/vol/file && cp /vol/file /srv/file\n' >"$work/in/overlaid"
+    quietly podman build -v "$host:/vol:O" -t localhost/overlaid -f "$work/in/overlaid" "$host"
+    expect "outside built" box localhost/overlaid xargs -a /srv/file
+    expect "outside" cat "$host/file"
+    quietly podman rmi -f localhost/overlaid
 }
 
 step_image_mount() {

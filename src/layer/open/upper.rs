@@ -46,8 +46,8 @@ pub(super) fn open_upper(
     }
     check_overlap((&path, root.as_fd()), (&work_path, work.as_fd()), lowers)?;
     check_kernel_mounts(&path)?;
-    lock("upper", &path, &root)?;
-    lock("workdir", &work_path, &work)?;
+    lock("upper", &path, &root, config.take_over)?;
+    lock("workdir", &work_path, &work, config.take_over)?;
     check_volatile(&work_path, &work)?;
     check_writable(&path, &root)?;
     check_writable(&work_path, &work)?;
