@@ -58,6 +58,8 @@ pub struct Tree {
     pub prefix: Prefix,
     /// What other filesystems mounted inside hide; see [`Lower::set_covered`].
     pub covered: OnceLock<Attr>,
+    /// Device and inode of the upper and the workdir where they lie in this layer; see [`Lower::hide`].
+    pub hidden: OnceLock<[(u64, u64); 2]>,
     /// A private clone of the mount: nothing mounted inside it is visible, and access times stay.
     pub private: bool,
     /// The root, kept open.
@@ -72,6 +74,14 @@ impl Lower {
     pub fn set_covered(&self, attr: Attr) {
         if let Some(tree) = self.tree() {
             tree.covered.get_or_init(|| attr);
+        }
+    }
+
+    /// Says which directories are the upper and the workdir, of which at least one lies in this layer. They show as empty
+    /// directories: what changes is no part of a layer.
+    pub fn hide(&self, upper: (u64, u64), work: (u64, u64)) {
+        if let Some(tree) = self.tree() {
+            tree.hidden.get_or_init(|| [upper, work]);
         }
     }
 
@@ -96,9 +106,10 @@ impl Lower {
         self.tree()?.override_name
     }
 
-    /// Nothing can be mounted inside it that shows.
-    pub fn is_private(&self) -> bool {
-        self.tree().is_none_or(|tree| tree.private)
+    /// It may have directories in it that show empty: the upper, or something mounted there.
+    pub fn may_seal(&self) -> bool {
+        self.tree()
+            .is_some_and(|tree| !tree.private || tree.hidden.get().is_some())
     }
 
     /// Whether an object with these attributes is a whiteout. A device of an archive is a device.
@@ -239,7 +250,7 @@ impl LowerDir {
         })
     }
 
-    /// Something else is mounted here, so that only an empty directory can be shown.
+    /// Something else is mounted here, or it is the upper or workdir, so that only an empty directory can be shown.
     pub fn is_sealed(&self) -> bool {
         matches!(self.way, Way::Sealed)
     }
@@ -350,6 +361,10 @@ impl LowerDir {
             } else {
                 ino
             };
+        }
+        let hidden = tree.hidden.get();
+        if hidden.is_some_and(|hidden| hidden.contains(&(attr.dev, attr.ino))) {
+            (attr.mount_root, attr.nlink) = (true, 1);
         }
         Ok(attr)
     }
@@ -530,7 +545,7 @@ impl LowerFile {
             let fds = &self.dir.tree()?.fds;
             self.read(|at| fds.retry(|| at.open(OFlags::RDONLY | extra)))
         };
-        if self.dir.lower.is_private() {
+        if self.dir.tree()?.private {
             return open(OFlags::empty());
         }
         match open(OFlags::NOATIME) {

@@ -150,6 +150,7 @@ impl Opener<'_> {
             override_name,
             prefix: self.prefix,
             covered: OnceLock::new(),
+            hidden: OnceLock::new(),
             private,
             root: clone.unwrap_or(fd),
             fds: Arc::clone(self.fds),
@@ -219,7 +220,7 @@ fn system(what: &str, error: Errno) -> SetupError {
     SetupError::new(Cause::Upper, format!("{what}: {}", super::describe(error)))
 }
 
-/// Refuses an upper and workdir that overlap each other or a lower.
+/// Refuses an upper and workdir that overlap each other, or that a lower lies in; hides those that lie in a lower.
 fn check_overlap(
     upper: (&Path, BorrowedFd<'_>),
     work: (&Path, BorrowedFd<'_>),
@@ -251,15 +252,13 @@ fn check_overlap(
         };
         let root =
             identity(tree.root.as_fd()).map_err(|error| system("cannot stat a lower", error))?;
-        if upper_line.contains(&root) {
+        if upper_line[0] == root || work_line[0] == root {
             return refuse(format!(
-                "upper {up} is inside the lower layer {path}: move it elsewhere"
+                "the lower layer {path} is the upper or workdir: name another"
             ));
         }
-        if work_line.contains(&root) {
-            return refuse(format!(
-                "workdir {down} is inside the lower layer {path}: move it elsewhere"
-            ));
+        if upper_line.contains(&root) || work_line.contains(&root) {
+            lower.hide(upper_line[0], work_line[0]);
         }
         let line = lineage(tree.root.as_fd());
         // A private clone ends at its own root, so its path tells what is above it.

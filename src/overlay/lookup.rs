@@ -297,14 +297,14 @@ impl Overlay {
                 continue;
             };
             let top = entry.source == Source::Lower(u16::try_from(position).unwrap_or(u16::MAX));
-            // Only a layer that is not a private clone can have another filesystem mounted inside it.
-            let own = if top || dir.lower().is_private() {
+            let may_seal = dir.lower().may_seal();
+            let own = if top || !may_seal {
                 *attr
             } else {
                 dir.stat(entry.name.get())?
             };
             let sealed = Attr {
-                mount_root: own.mount_root && !dir.lower().is_private(),
+                mount_root: own.mount_root && may_seal,
                 ..own
             };
             lowers.push(dir.child(entry.name.clone(), &sealed));

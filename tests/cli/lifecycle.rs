@@ -9,7 +9,7 @@ use rustix::io::Errno;
 use rustix::process::Signal;
 
 use crate::support::requires;
-use crate::support::run::{Privilege, privilege};
+use crate::support::run::{Privilege, is_root, privilege};
 
 use super::{Daemon, Place, assert_contains, fails, succeeds, text};
 
@@ -297,6 +297,69 @@ fn auto_unmount_leaves_no_dead_mount_when_the_daemon_is_killed() {
     while place.is_mounted() {
         std::thread::yield_now();
     }
+}
+
+/// A view of a whole tree keeps its changes somewhere in it.
+#[test]
+fn an_upper_and_a_workdir_inside_a_lower_show_as_empty_directories() {
+    let place = Place::new();
+    let mount = [
+        "mount", "--lower", ".", "--lower", "below", "--upper", "upper", "--work", "work", "merged",
+    ];
+    let names = |path: &str| {
+        let listed = fs::read_dir(place.path(path)).unwrap();
+        let mut names: Vec<_> = listed.map(|entry| entry.unwrap().file_name()).collect();
+        names.sort();
+        names
+    };
+    fs::create_dir(place.path("below/upper")).unwrap();
+    fs::write(place.path("below/upper/deep"), "below").unwrap();
+    fs::write(place.path("upper/before"), "x").unwrap();
+    for _ in 0..2 {
+        place.done(&mount);
+        assert_eq!(fs::read(place.path("merged/before")).unwrap(), b"x");
+        assert!(names("merged/work").is_empty() && names("merged/merged").is_empty());
+        assert!(!place.path("merged/upper/before").exists());
+        assert!(!place.path("merged/work/work").exists());
+        fs::write(place.path("merged/lower/file"), "changed").unwrap();
+        assert_eq!(
+            fs::read(place.path("lower/file")).unwrap(),
+            b"from the lower"
+        );
+        assert_eq!(
+            fs::read(place.path("upper/lower/file")).unwrap(),
+            b"changed"
+        );
+        // What lies below it in another layer is there.
+        fs::write(place.path("merged/upper/inside"), "y").unwrap();
+        assert_eq!(names("merged/upper"), ["deep", "inside"]);
+        assert_eq!(fs::read(place.path("upper/upper/inside")).unwrap(), b"y");
+        place.umount("merged");
+    }
+}
+
+#[test]
+fn root_gets_a_disposable_view_of_the_whole_system() {
+    requires!(is_root(), "files of root can be changed by root only");
+    let place = Place::new();
+    let script = r#"
+        test -s merged/etc/passwd
+        echo x >>merged/etc/passwd && touch "merged$PWD/new" && test -e "merged$PWD/new"
+        test ! -e new
+    "#;
+    let before = fs::read("/etc/passwd").unwrap();
+    place.done(&[
+        "mount",
+        "--lower",
+        "/",
+        "--ephemeral",
+        "merged",
+        "--",
+        "sh",
+        "-ec",
+        script,
+    ]);
+    assert_eq!(fs::read("/etc/passwd").unwrap(), before);
 }
 
 /// An engine that stops a container detaches its mount where somebody is still in it, and has nothing left to unmount when
