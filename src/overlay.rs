@@ -95,6 +95,8 @@ pub struct Overlay {
     index_fd: Option<Arc<OwnedFd>>,
     index_used: AtomicBool,
     bare_origins: link::BareOrigins,
+    /// Every layer can list xattrs, so what is not listed is not there.
+    lists_xattrs: bool,
     /// Some layer keeps owner and mode in xattrs.
     overrides: bool,
     /// User and group files get that we create.
@@ -164,6 +166,7 @@ impl Overlay {
             index_used: AtomicBool::new(index_used),
             bare_origins: link::BareOrigins::default(),
             overrides,
+            lists_xattrs: stack.list_xattrs(),
             own: crate::layer::own_ids(),
             generation: AtomicU32::new(1),
             walk: read_ahead::Walk::default(),

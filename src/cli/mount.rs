@@ -132,7 +132,12 @@ fn serve(mut options: MountOptions, role: Role, store: Option<Store>) -> Result<
         role,
     });
     tracing::info!("mounted on {}", options.session.mountpoint.display());
-    watch(signals, Arc::clone(&end), ephemeral_path);
+    watch(
+        signals,
+        Arc::clone(&end),
+        ephemeral_path,
+        options.stack.take_over,
+    );
     if role
         .ready()
         .and_then(|()| role.let_go(options.debug))
@@ -183,13 +188,13 @@ impl End {
 }
 
 /// The first signal unmounts; another one, while files are still open, ends the process at once. `layer::holder` asks by
-/// SIGURG, which means nothing to other programs, whether there is still a mount.
-fn watch(mut signals: Signals, end: Arc<End>, ephemeral: Option<PathBuf>) {
+/// SIGURG, which means nothing to other programs, whether there is still a mount; only one of an engine `yields`.
+fn watch(mut signals: Signals, end: Arc<End>, ephemeral: Option<PathBuf>, yields: bool) {
     thread::spawn(move || {
         let mut unmounted = false;
         for signal in signals.forever() {
             let asked = signal == SIGURG;
-            if asked && end.unmounter.is_attached() {
+            if asked && (!yields || end.unmounter.is_attached()) {
                 continue;
             }
             if !asked && !unmounted {

@@ -193,6 +193,7 @@ impl Tree {
         let layers = std::iter::once(LayerSource::from(path.to_owned())).chain(lowers);
         let mut tree = Self::open(TreeKind::WithUpper, layers.collect())?;
         tree.index = work.map(links_of).transpose()?.flatten();
+        tree.stack.hide_topmost(work);
         Ok(tree)
     }
 
@@ -285,6 +286,10 @@ impl Tree {
             ..StackConfig::default()
         };
         let mut tree = Self::open_as(kind, &config)?;
+        if kind == TreeKind::WithUpper {
+            tree.stack
+                .hide_topmost(about.work.as_deref().map(Path::new));
+        }
         tree.image = image;
         if let Some(work) = about.work.as_deref().filter(|_| keeps_links(&about)) {
             tree.index = links_of(Path::new(work))?;

@@ -95,6 +95,14 @@ pub(super) fn device_number(mountpoint: &Path) -> Option<String> {
     Some(format!("{}:{}", stat.stx_dev_major, stat.stx_dev_minor))
 }
 
+/// Whether the filesystem of this number is mounted anywhere in our mount namespace.
+pub(super) fn is_attached(device: &str) -> bool {
+    std::fs::read_to_string("/proc/self/mountinfo").map_or(true, |mounts| {
+        let device_of = |line: &str| line.split(' ').nth(2) == Some(device);
+        mounts.lines().any(device_of)
+    })
+}
+
 /// A process that unmounts when our end of its standard input closes, unless it is told in time that there is nothing
 /// left to unmount: when this is dropped.
 #[derive(Debug)]

@@ -166,13 +166,7 @@ impl Session {
 impl Unmounter {
     /// Whether the mount can still be reached by a name in this mount namespace; not after `umount -l`.
     pub fn is_attached(&self) -> bool {
-        let Some(device) = &self.device else {
-            return true;
-        };
-        std::fs::read_to_string("/proc/self/mountinfo").map_or(true, |mounts| {
-            let device_of = |line: &str| line.split(' ').nth(2) == Some(&**device);
-            mounts.lines().any(device_of)
-        })
+        self.device.as_deref().is_none_or(mount::is_attached)
     }
 
     /// Unmounts; `lazy` detaches a busy mount.

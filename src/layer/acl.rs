@@ -17,7 +17,8 @@ use super::upper::Upper;
 pub const PREFIX: &[u8] = b"system.posix_acl_";
 /// The xattr of the ACL that decides on access.
 pub const ACCESS: &CStr = c"system.posix_acl_access";
-const DEFAULT: &CStr = c"system.posix_acl_default";
+/// The xattr of the ACL that new entries of a directory inherit.
+pub(super) const DEFAULT: &CStr = c"system.posix_acl_default";
 
 const VERSION: u32 = 2;
 const HEADER: usize = 4;

@@ -97,6 +97,16 @@ impl At<'_> {
         }
     }
 
+    /// Whether xattrs can be listed here.
+    pub(super) fn lists_xattrs(self) -> bool {
+        let Self::Pinned(fd) = self else { return false };
+        let listed = match rustix::fs::flistxattr(fd, &mut [0_u8; 0]) {
+            Err(Errno::BADF) => rustix::fs::listxattr(proc_fd(fd), &mut [0_u8; 0]),
+            other => other,
+        };
+        listed != Err(Errno::OPNOTSUPP)
+    }
+
     /// Target of a symlink.
     pub fn read_link(self) -> Result<Vec<u8>> {
         let target = match self {

@@ -2,26 +2,39 @@
 //!
 //! A mount that was detached while it was busy (`umount -l`, which is how an engine unmounts a container somebody still
 //! looks into) goes on for those who use it, and keeps its upper. An engine that starts the container again has nothing
-//! left to unmount. So it asks the daemon by a signal, and that ends if its mount has no name any more: whoever still
-//! used it gets ENOTCONN.
+//! left to unmount. So it asks the daemon by a signal, and that ends if an engine mounted it, too, and it has no name any
+//! more in the mount namespace where that was: whoever still used it, a copy in another namespace too, gets ENOTCONN.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd};
 
 use rustix::process::{Pid, Signal, kill_process};
 
 /// Asks the process that holds the lock of `fd` to end if its mount is detached. Does nothing where it cannot be found.
 pub(super) fn ask(fd: &impl AsFd) {
     let found = rustix::fs::fstat(fd).ok().and_then(|stat| {
-        let (major, minor) = (
-            rustix::fs::major(stat.st_dev),
-            rustix::fs::minor(stat.st_dev),
-        );
         let locks = std::fs::read_to_string("/proc/locks").ok()?;
-        holder(&locks, &format!("{major:02x}:{minor:02x}:{}", stat.st_ino))
+        holder(&locks, &format!("{}:{}", filesystem_of(fd)?, stat.st_ino))
     });
     if let Some(pid) = found {
         crate::layer::best_effort("ask the daemon of a mount", kill_process(pid, Signal::URG));
     }
+}
+
+/// `MAJOR:MINOR` of the filesystem as /proc/locks has it, in hexadecimal: with btrfs another than that of its files.
+fn filesystem_of(fd: &impl AsFd) -> Option<String> {
+    let info = format!("/proc/self/fdinfo/{}", fd.as_fd().as_raw_fd());
+    let info = std::fs::read_to_string(info).ok()?;
+    let mount = info
+        .lines()
+        .find_map(|line| line.strip_prefix("mnt_id:"))?
+        .trim();
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").ok()?;
+    let line = mounts
+        .lines()
+        .find(|line| line.split(' ').next() == Some(mount))?;
+    let (major, minor) = line.split(' ').nth(2)?.split_once(':')?;
+    let (major, minor): (u32, u32) = (major.parse().ok()?, minor.parse().ok()?);
+    Some(format!("{major:02x}:{minor:02x}"))
 }
 
 /// The process that has the flock(2) of `inode`, of the lines of /proc/locks (see `proc_locks(5)`).

@@ -298,15 +298,21 @@ pub(super) fn look_at(path: &Path) -> std::result::Result<Attr, Errno> {
 
 /// Takes the lock that says a mount is alive. `take_over`: from one that was detached while it was busy, too.
 pub(super) fn lock(what: &str, path: &Path, fd: &OwnedFd, take_over: bool) -> Result<()> {
-    let mut answer = rustix::fs::flock(fd, FlockOperation::NonBlockingLockExclusive);
+    let patiently = || {
+        let end = Instant::now() + LOCK_PATIENCE;
+        loop {
+            let answer = rustix::fs::flock(fd, FlockOperation::NonBlockingLockExclusive);
+            if answer != Err(Errno::WOULDBLOCK) || Instant::now() >= end {
+                return answer;
+            }
+            // The daemon of a mount that was just unmounted may still be writing its last data.
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    };
+    let mut answer = patiently();
     if take_over && answer == Err(Errno::WOULDBLOCK) {
         holder::ask(fd);
-    }
-    let end = Instant::now() + LOCK_PATIENCE;
-    while answer == Err(Errno::WOULDBLOCK) && Instant::now() < end {
-        // The daemon of a mount that was just unmounted may still be writing its last data.
-        std::thread::sleep(Duration::from_millis(10));
-        answer = rustix::fs::flock(fd, FlockOperation::NonBlockingLockExclusive);
+        answer = patiently();
     }
     match answer {
         Err(Errno::WOULDBLOCK) => Err(SetupError::new(

@@ -1,10 +1,12 @@
 //! The stack of one mount: an optional upper over read-only lowers, opened and checked once.
 
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustix::io::Errno;
 
+use super::at::At;
 use super::attr::{Attr, Kind};
 use super::error::SetupError;
 use super::fd::Fds;
@@ -172,6 +174,29 @@ impl Stack {
             return Ok(());
         };
         open::check_mountpoint(upper, mountpoint)
+    }
+
+    /// Whether xattrs can be listed in every layer.
+    pub fn list_xattrs(&self) -> bool {
+        let trees = self.lowers.iter().filter_map(|lower| lower.tree());
+        let upper = self.upper.iter().map(|upper| upper.root.as_fd());
+        let mut roots = trees.map(|tree| tree.root.as_fd()).chain(upper);
+        roots.all(|root| At::Pinned(root).lists_xattrs())
+    }
+
+    /// Hides the topmost layer and `work` in those below, if they lie there: for a stack whose topmost layer is the upper
+    /// of a mount.
+    pub fn hide_topmost(&self, work: Option<&Path>) {
+        let topmost = self.lowers.first().and_then(|lower| lower.tree());
+        let Some(upper) = topmost.and_then(|tree| At::Pinned(tree.root.as_fd()).stat().ok()) else {
+            return;
+        };
+        let work = work
+            .and_then(|work| open::look_at(work).ok())
+            .unwrap_or(upper);
+        for lower in self.lowers.iter().skip(1) {
+            lower.hide((upper.dev, upper.ino), (work.dev, work.ino));
+        }
     }
 
     /// Notes what the mountpoint is before it is covered, for layers it lies in.

@@ -176,8 +176,12 @@ impl Overlay {
         {
             return Ok(());
         }
+        let before = node.state().changes;
         upper.clear_capabilities(self.held(node)?.change(upper))?;
-        node.state().lacks(Xattrs::NoCapabilities);
+        let mut state = node.state();
+        if state.changes == before {
+            state.lacks(Xattrs::NoCapabilities);
+        }
         Ok(())
     }
 

@@ -407,7 +407,7 @@ impl Overlay {
         state.attr = attr;
         state.data = data.map(Box::new);
         state.set_open_file(slot);
-        state.stale();
+        state.copied_up();
     }
 
     /// Marks a directory as holding copied-up entries, which the kernel wants to know for inode numbers.
@@ -516,7 +516,7 @@ impl Overlay {
         own.pin(Arc::new(upper.keep(At::Pinned(fd.as_fd()))?));
         state.in_upper = true;
         drop(state);
-        node.stale();
+        node.state().copied_up();
         Ok(())
     }
 
@@ -561,7 +561,7 @@ impl Overlay {
         state.in_upper = true;
         state.default_acl = marks.default_acl;
         drop((state, parent_state));
-        node.stale();
+        node.state().copied_up();
         alias.parent.stale();
         synced
     }

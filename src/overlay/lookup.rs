@@ -354,6 +354,9 @@ impl Overlay {
                 break;
             }
             lowers.push(dir.child(name.clone(), &attr));
+            if attr.mount_root {
+                continue;
+            }
             let marks = dir.marks(name.get())?;
             match marks.redirect {
                 _ if marks.opaque => break,

@@ -359,6 +359,12 @@ impl State {
         self.xattrs = self.xattrs.max(xattrs);
     }
 
+    /// It is in the upper now, where the workdir may have given it an ACL.
+    pub fn copied_up(&mut self) {
+        self.xattrs = self.xattrs.min(Xattrs::NoCapabilities);
+        self.stale();
+    }
+
     /// Forgets what the attributes were.
     pub fn stale(&mut self) {
         self.fresh = false;

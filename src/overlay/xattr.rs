@@ -32,7 +32,7 @@ impl Overlay {
             other => other?,
         };
         let _names = self.names.read();
-        if self.is_absent(&node, name)? {
+        if self.is_absent(&node, name) {
             return Err(Errno::NODATA);
         }
         let value = self.xattr(&self.place(&node)?, &on_disk)?;
@@ -42,22 +42,28 @@ impl Overlay {
 
     /// Whether a node is known not to have an xattr. One list answers for all names that are asked for next, and most
     /// objects have none: who asks for capabilities asks for ACLs, too. The caller holds `names`.
-    fn is_absent(&self, node: &Arc<Node>, name: &[u8]) -> Result<bool> {
+    fn is_absent(&self, node: &Arc<Node>, name: &[u8]) -> bool {
         // Other names may be there without being listed.
         let listed =
             name == CAPABILITY || name.starts_with(b"user.") || name.starts_with(acl::PREFIX);
-        if !listed || self.options.timeout.is_some() {
-            return Ok(false);
+        if !listed || !self.remembers_xattrs() {
+            return false;
         }
         let known = node.state().xattrs;
         if known == Xattrs::Unknown {
-            self.shown_names(node)?;
+            // A list may be longer than the system gives where each of them can be had.
+            drop(self.shown_names(node));
         }
-        Ok(match node.state().xattrs {
+        match node.state().xattrs {
             Xattrs::None => true,
             Xattrs::NoCapabilities => name == CAPABILITY,
             Xattrs::Unknown => false,
-        })
+        }
+    }
+
+    /// Not where layers are changed under the mount, nor where there may be xattrs that are not listed.
+    fn remembers_xattrs(&self) -> bool {
+        self.options.timeout.is_none() && self.lists_xattrs
     }
 
     /// Names of the xattrs a user of the mount may see, each ended by NUL.
@@ -96,8 +102,8 @@ impl Overlay {
             shown.extend(xattr_visible(name).map(Cow::into_owned));
         }
         let mut state = node.state();
-        // Layers that are changed under the mount are asked each time, and what was just set is not to be missed.
-        if self.options.timeout.is_none() && state.changes == before {
+        // What was just set is not to be missed.
+        if self.remembers_xattrs() && state.changes == before {
             if shown.is_empty() {
                 state.lacks(Xattrs::None);
             } else if !shown.iter().any(|name| name == CAPABILITY) {

@@ -339,6 +339,46 @@ fn an_upper_and_a_workdir_inside_a_lower_show_as_empty_directories() {
 }
 
 #[test]
+fn what_lies_in_an_upper_inside_a_lower_is_no_change_of_the_tree() {
+    let place = Place::new();
+    for made in ["tree/in/upper", "tree/work"] {
+        fs::create_dir_all(place.path(made)).unwrap();
+    }
+    fs::write(place.path("tree/file"), "f").unwrap();
+    let mount = [
+        "mount",
+        "--lower",
+        "tree",
+        "--upper",
+        "tree/in/upper",
+        "--work",
+        "tree/work",
+        "merged",
+    ];
+    place.done(&mount);
+    fs::write(place.path("merged/new"), "n").unwrap();
+    fs::rename(place.path("merged/in"), place.path("merged/renamed")).unwrap();
+    fs::write(place.path("merged/renamed/upper/inside"), "i").unwrap();
+    let wanted = "A /new\nA /renamed\nA /renamed/upper\nA /renamed/upper/inside\nD /in\n";
+    let changes = |tree| {
+        let mut lines: Vec<_> = place
+            .done(&["diff", tree])
+            .lines()
+            .map(str::to_owned)
+            .collect();
+        lines.retain(|line| !line.starts_with("C "));
+        lines.sort();
+        lines.join("\n") + "\n"
+    };
+    assert_eq!(changes("merged"), wanted);
+    place.umount("merged");
+    place.done(&mount);
+    assert!(!place.path("merged/renamed/upper/new").exists());
+    assert_eq!(changes("merged"), wanted);
+    place.umount("merged");
+}
+
+#[test]
 fn root_gets_a_disposable_view_of_the_whole_system() {
     requires!(is_root(), "files of root can be changed by root only");
     let place = Place::new();
@@ -399,4 +439,15 @@ fn an_engine_takes_the_upper_of_a_mount_that_was_detached_while_it_was_busy_and_
     assert_eq!(rustix::fs::fstatvfs(&busy).err(), Some(Errno::NOTCONN));
     drop(busy);
     place.umount("merged");
+
+    place.mount(&[]);
+    let busy = File::open(place.path("merged/new")).unwrap();
+    place.done(&["umount", "-l", "merged"]);
+    let sentence = fails(&mut engine(&place, "merged"), 5);
+    assert_contains(&sentence, "in use");
+    assert_eq!(
+        rustix::fs::fstatvfs(&busy).err(),
+        None,
+        "not one of an engine"
+    );
 }

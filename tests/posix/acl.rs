@@ -30,6 +30,21 @@ fn an_acl_of_a_lower_file_is_seen_and_survives_copy_up() {
 }
 
 #[test]
+fn what_is_copied_up_inherits_nothing_of_the_workdir() {
+    let mut fs = Fixture::new().lower("f 'x' 0640; d/ 0750").mount();
+    fs.umount();
+    set_acl(&fs.work(""), "default", &named(DEFAULT));
+    fs.mount().unwrap();
+    fs.append("f", "+");
+    fs.chmod("d", 0o700);
+    fs.write("d/new", "n");
+    fs.assert_state(
+        "f 'x+' 0640; d/ 0700; d/new 'n'",
+        "f 'x+' 0640; d/ 0700; d/new 'n'",
+    );
+}
+
+#[test]
 fn an_acl_set_through_the_mount_is_stored_in_the_upper() {
     let acl = named(ACCESS);
     let mut fs = Fixture::new().lower("f 'x' 0600").mount();

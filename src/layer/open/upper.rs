@@ -24,7 +24,7 @@ use crate::layer::name::Name;
 use crate::layer::stack::{Durability, OverrideStat, StackConfig, UpperConfig, XattrNamespace};
 use crate::layer::upper::{Upper, WhiteoutForm};
 use crate::layer::workdir::{INDEX, VOLATILE, WORK, Workdir, make_node, remove_tree};
-use crate::layer::{override_stat, widen};
+use crate::layer::{acl, override_stat, widen};
 
 pub(super) fn open_upper(
     given: &UpperConfig,
@@ -167,7 +167,12 @@ fn make_dir(work: &OwnedFd, name: &str) -> std::result::Result<OwnedFd, Errno> {
         Err(Errno::EXIST) | Ok(()) => {}
         Err(error) => return Err(error),
     }
-    open_directory(work, name.as_bytes())
+    let dir = open_directory(work, name.as_bytes())?;
+    // What is staged must not inherit what its lower does not have.
+    match rustix::fs::fremovexattr(&dir, acl::DEFAULT) {
+        Err(Errno::NODATA | Errno::OPNOTSUPP) | Ok(()) => Ok(dir),
+        Err(error) => Err(error),
+    }
 }
 
 /// Deletes what a crash left.
