@@ -12,6 +12,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use rustix::mount::MountPropagationFlags;
+
 use super::exit::Failure;
 use super::image::mount::Found;
 pub(super) use super::image::mount::MountedImage;
@@ -23,8 +25,6 @@ use crate::layer::stack::{
     Durability, OverrideStat, Owner, StackConfig, UpperConfig, XattrNamespace,
 };
 use crate::overlay::options::{Acl, IdRange, Options};
-
-use rustix::mount::MountPropagationFlags;
 
 use known::Known;
 pub(super) use known::{EFFECTIVE as HELP, help};

@@ -71,6 +71,10 @@ pub(super) fn resolve_mountpoint(given: &Path) -> Result<PathBuf, SetupError> {
 
 /// Mounts at `mountpoint` (absolute).
 pub(super) fn mount(mountpoint: &Path, config: &SessionConfig) -> Result<Mounted, SetupError> {
+    if labels(config).len() < config.security.len() {
+        let left_out = config.security.join(",");
+        tracing::info!("left out in a user namespace: {left_out}");
+    }
     let device = match mount_directly(mountpoint, config)? {
         Some(device) => device,
         None => mount_with_helper(mountpoint, config)?,
@@ -204,12 +208,6 @@ fn kernel_options(config: &SessionConfig) -> Vec<String> {
 /// The labels that the kernel takes.
 fn labels(config: &SessionConfig) -> &[String] {
     let own_namespace = rustix::process::geteuid().is_root() && !is_initial_namespace();
-    if own_namespace && !config.security.is_empty() {
-        tracing::info!(
-            "left out in a user namespace: {}",
-            config.security.join(",")
-        );
-    }
     if own_namespace { &[] } else { &config.security }
 }
 

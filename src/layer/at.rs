@@ -84,27 +84,25 @@ impl At<'_> {
 
     /// Names of all xattrs, each ended by NUL; empty where there can be none.
     pub fn xattr_names(self) -> Result<Vec<u8>> {
-        let names = with_growing_buffer(|buffer| match self {
-            Self::Entry(dir, name) => sys::listxattrat(dir, name.bytes(), buffer),
-            Self::Pinned(fd) => match rustix::fs::flistxattr(fd, &mut *buffer) {
-                Err(Errno::BADF) => rustix::fs::listxattr(proc_fd(fd), buffer),
-                other => other,
-            },
-        });
-        match names {
+        match with_growing_buffer(|buffer| self.raw_xattr_names(buffer)) {
             Err(Errno::OPNOTSUPP) => Ok(Vec::new()),
             other => other,
         }
     }
 
+    fn raw_xattr_names(self, buffer: &mut [u8]) -> Result<usize> {
+        match self {
+            Self::Entry(dir, name) => sys::listxattrat(dir, name.bytes(), buffer),
+            Self::Pinned(fd) => match rustix::fs::flistxattr(fd, &mut *buffer) {
+                Err(Errno::BADF) => rustix::fs::listxattr(proc_fd(fd), buffer),
+                other => other,
+            },
+        }
+    }
+
     /// Whether xattrs can be listed here.
     pub(super) fn lists_xattrs(self) -> bool {
-        let Self::Pinned(fd) = self else { return false };
-        let listed = match rustix::fs::flistxattr(fd, &mut [0_u8; 0]) {
-            Err(Errno::BADF) => rustix::fs::listxattr(proc_fd(fd), &mut [0_u8; 0]),
-            other => other,
-        };
-        listed != Err(Errno::OPNOTSUPP)
+        self.raw_xattr_names(&mut []) != Err(Errno::OPNOTSUPP)
     }
 
     /// Target of a symlink.

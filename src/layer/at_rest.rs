@@ -61,6 +61,12 @@ impl Entry {
         self.attr.kind == Kind::File && self.attr.size == 0
     }
 
+    /// A device 0:0 with the name of a whiteout. Older fuse-overlayfs makes one, .wh..opq, in every new directory; it deletes
+    /// nothing that anybody shows.
+    fn is_stray_device(&self) -> bool {
+        mark::is_whiteout(&self.attr) && matches!(self.aufs(), Some(AufsName::Whiteout(_)))
+    }
+
     fn aufs(&self) -> Option<AufsName<'_>> {
         mark::aufs_name(self.name.get().bytes())
     }

@@ -77,8 +77,8 @@ impl Lower {
         }
     }
 
-    /// Says which directories are the upper and the workdir, of which at least one lies in this layer. They show as empty
-    /// directories: what changes is no part of a layer.
+    /// Says which directories are the upper and the workdir. Where they lie in this layer they show as empty directories:
+    /// what changes is no part of a layer.
     pub fn hide(&self, upper: (u64, u64), work: (u64, u64)) {
         if let Some(tree) = self.tree() {
             tree.hidden.get_or_init(|| [upper, work]);

@@ -359,7 +359,13 @@ impl State {
         self.xattrs = self.xattrs.max(xattrs);
     }
 
-    /// It is in the upper now, where the workdir may have given it an ACL.
+    /// Any xattr may be there from now on.
+    pub fn given_xattrs(&mut self) {
+        self.xattrs = Xattrs::Unknown;
+        self.stale();
+    }
+
+    /// It is in the upper now, whose filesystem may give new files xattrs (a label, properties of their directory).
     pub fn copied_up(&mut self) {
         self.xattrs = self.xattrs.min(Xattrs::NoCapabilities);
         self.stale();

@@ -1,6 +1,5 @@
 //! Extended attributes: ours are hidden, those of a union mounted on this one are escaped.
 
-use std::borrow::Cow;
 use std::ffi::CString;
 use std::sync::Arc;
 
@@ -77,18 +76,17 @@ impl Overlay {
         if node.state().xattrs == Xattrs::None {
             return Ok(Vec::new());
         }
-        let mut visible = self.shown_names(&node)?;
-        visible.retain(|name| caller.uid == 0 || !name.starts_with(b"trusted."));
-        let mut list = Vec::with_capacity(visible.iter().map(|name| name.len() + 1).sum());
-        for name in visible {
-            list.extend_from_slice(&name);
-            list.push(0);
+        let shown = self.shown_names(&node)?;
+        if caller.uid == 0 {
+            return Ok(shown);
         }
-        Ok(list)
+        let allowed = split_names(&shown).filter(|name| !name.starts_with(b"trusted."));
+        Ok(allowed.flat_map(|name| [name, b"\0"].concat()).collect())
     }
 
-    /// Names of the xattrs that the mount shows to root; remembers what is not among them. The caller holds `names`.
-    fn shown_names(&self, node: &Arc<Node>) -> Result<Vec<Vec<u8>>> {
+    /// Names of the xattrs that the mount shows to root, each ended by NUL; remembers what is not among them. The caller
+    /// holds `names`.
+    fn shown_names(&self, node: &Arc<Node>) -> Result<Vec<u8>> {
         let before = node.state().changes;
         let place = self.place(node)?;
         if place.is_sealed() {
@@ -99,14 +97,17 @@ impl Overlay {
             if self.is_override(name) || self.is_hidden(&place, name)? {
                 continue;
             }
-            shown.extend(xattr_visible(name).map(Cow::into_owned));
+            if let Some(name) = xattr_visible(name) {
+                shown.extend_from_slice(&name);
+                shown.push(0);
+            }
         }
         let mut state = node.state();
         // What was just set is not to be missed.
         if self.remembers_xattrs() && state.changes == before {
             if shown.is_empty() {
                 state.lacks(Xattrs::None);
-            } else if !shown.iter().any(|name| name == CAPABILITY) {
+            } else if !split_names(&shown).any(|name| name == CAPABILITY) {
                 state.lacks(Xattrs::NoCapabilities);
             }
         }
@@ -125,8 +126,7 @@ impl Overlay {
         self.copy_up(&node, Data::Later)?;
         let _names = self.names.read();
         let held = self.held(&node)?;
-        node.stale();
-        node.state().xattrs = Xattrs::Unknown;
+        node.state().given_xattrs();
         let flags = XattrFlags::from_bits_retain(flags);
         if on_disk.as_c_str() == acl::ACCESS && upper.override_name.is_some() {
             upper.set_kept_acl(held.change(upper), value, flags)?;
@@ -134,8 +134,7 @@ impl Overlay {
             upper.set_xattr(held.change(upper), &on_disk, value, flags)?;
         }
         note_default_acl(&node, name, true);
-        node.stale();
-        node.state().xattrs = Xattrs::Unknown;
+        node.state().given_xattrs();
         Ok(())
     }
 

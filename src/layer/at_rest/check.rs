@@ -146,8 +146,7 @@ impl Checker {
 
     fn aufs_name(&mut self, dir: &Dir, entry: &Entry, name: AufsName<'_>) {
         let path = dir.path_of(Some(&entry.name));
-        if matches!(name, AufsName::Whiteout(_)) && mark::is_whiteout(&entry.attr) {
-            // What older fuse-overlayfs makes in every new directory; nobody shows it.
+        if entry.is_stray_device() {
             return;
         }
         if name != AufsName::Reserved && !entry.is_empty_file() {

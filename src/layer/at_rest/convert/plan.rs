@@ -104,9 +104,7 @@ impl Planner<'_> {
                 {
                     continue;
                 }
-                // Older fuse-overlayfs makes one named .wh..opq in every new directory: it deletes nothing that anybody
-                // shows.
-                Some(AufsName::Whiteout(_)) if mark::is_whiteout(&entry.attr) => {
+                Some(_) if entry.is_stray_device() => {
                     let name = entry.name.clone();
                     self.changes.push(Change::Remove(name, entry.attr.kind));
                     continue;
