@@ -1,6 +1,6 @@
 //! The union: what names and contents a stack of layers shows, and what a change does to the upper.
 //!
-//! One file per operation, named as in the kernel's overlayfs: [`lookup`], [`readdir`], [`copy_up`], [`create`],
+//! One file per operation, named as in the kernel's overlayfs: [`lookup`], [`readdir`], [`copy_up`], [`copy_up_tree`], [`create`],
 //! [`remove`], [`rename`], [`attr`], [`xattr`], [`open`]. [`node`] and [`index`] hold what is known in memory,
 //! [`place`] finds a node's object on disk, [`link`] keeps hard links, [`ino`] numbers, [`ids`] owners,
 //! [`provenance`] says which layer an object comes from, [`read_ahead`] prepares what a walk will list. Nothing here makes
@@ -13,6 +13,7 @@
 
 pub mod attr;
 pub mod copy_up;
+pub mod copy_up_tree;
 pub mod counters;
 pub mod create;
 pub mod file_flags;

@@ -7,11 +7,11 @@ use std::process::{Command, Output};
 use crate::support::disk::{fingerprint, namespace, xattr};
 use crate::support::run::{Privilege, privilege};
 use crate::support::strace::calls;
-use crate::support::{Fixture, Mounted, is_kernel, is_root, requires};
+use crate::support::{Fixture, Mounted, has_index, is_kernel, is_root, requires};
 
 const OURS: &str = "the kernel has no such program";
 
-fn convert(upper: &Path, arguments: &[&str]) -> Output {
+fn convert(upper: &Path, arguments: &[impl AsRef<std::ffi::OsStr>]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_plyfs"))
         .arg("convert")
         .args(arguments)
@@ -20,20 +20,33 @@ fn convert(upper: &Path, arguments: &[&str]) -> Output {
         .unwrap()
 }
 
+/// `--lower` and `--work` of the fixture, before other arguments.
+fn over_lower(fs: &Mounted, arguments: &[&str]) -> Vec<String> {
+    let place = |path: std::path::PathBuf| path.to_str().unwrap().to_owned();
+    let layers = [
+        "--lower".into(),
+        place(fs.lower(0, "")),
+        "--work".into(),
+        place(fs.work("")),
+    ];
+    let arguments = arguments.iter().map(|argument| (*argument).to_owned());
+    layers.into_iter().chain(arguments).collect()
+}
+
 /// Converts the upper, which must succeed; what it prints.
-fn converted(fs: &Mounted, arguments: &[&str]) -> String {
+fn converted(fs: &Mounted, arguments: &[impl AsRef<std::ffi::OsStr>]) -> String {
     let output = convert(&fs.upper(""), arguments);
     let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{arguments:?}: {said}");
+    assert!(output.status.success(), "{said}");
     String::from_utf8(output.stdout).unwrap()
 }
 
 /// The sentence and code of a refusal.
-fn refused(fs: &Mounted, arguments: &[&str]) -> (String, i32) {
+fn refused(fs: &Mounted, arguments: &[impl AsRef<std::ffi::OsStr>]) -> (String, i32) {
     let before = fingerprint(&fs.upper(""));
     let output = convert(&fs.upper(""), arguments);
     let said = String::from_utf8(output.stderr).unwrap();
-    assert!(!output.status.success(), "{arguments:?}");
+    assert!(!output.status.success());
     assert_eq!(said.lines().count(), 1, "{said}");
     assert_eq!(fingerprint(&fs.upper("")), before, "{said}");
     (said, output.status.code().unwrap())
@@ -83,7 +96,7 @@ fn marks_of_the_kernel_become_files_and_marks_again() {
     );
     assert_eq!(
         json,
-        "{\"whiteouts\":3,\"opaque\":1,\"moved\":0,\"removed\":0}\n"
+        "{\"whiteouts\":3,\"opaque\":1,\"moved\":0,\"removed\":0,\"completed\":0}\n"
     );
     fs.assert_upper(DEVICES);
     fs.mount().unwrap();
@@ -206,6 +219,105 @@ fn links_that_only_the_index_joins_are_refused_for_aufs() {
     converted(&fs, &["--to", "aufs"]);
 }
 
+const BELOW: &str =
+    "d/f 'f'; d/e/g 'g' 0600; d/e/gone; meta '12345'; one 'x'; two = one; sub/three = one; x 'x'";
+const LEADING: &str = "d whiteout; moved/ redirect=d mtime=1000; moved/u 'u'; moved/e/ mtime=2000; moved/e/gone whiteout;
+meta hole=5 metacopy 0600; x whiteout; own/e/ redirect=/d/e";
+const LED: &str = "moved/ mtime=1000; moved/u 'u'; moved/f 'f'; moved/e/ mtime=2000; moved/e/g 'g' 0600; meta '12345' 0600;
+own/e/g 'g' 0600; own/e/gone; one 'x'; two = one; sub/three = one";
+
+#[test]
+fn with_the_lowers_what_marks_lead_to_is_copied_up_first() {
+    requires!(!is_kernel(), OURS);
+    let wanted = |whiteout: &str, opaque: &str| {
+        format!(
+            "d whiteout{whiteout}; moved/ {opaque} mtime=1000; moved/u 'u'; moved/f 'f'; moved/e/ {opaque} mtime=2000;
+             moved/e/g 'g' 0600; meta '12345' 0600; x whiteout{whiteout}; own/e/ {opaque}; own/e/g 'g' 0600; own/e/gone"
+        )
+    };
+    for (form, said, upper) in [
+        (
+            "aufs",
+            "converted 2 whiteouts, 3 opaque directories, 3 objects with what they were in the lowers\n",
+            wanted("=aufs", "opaque=file"),
+        ),
+        (
+            "overlay",
+            "converted 3 objects with what they were in the lowers\n",
+            wanted("", "opaque"),
+        ),
+    ] {
+        let mut fs = Fixture::new().lower(BELOW).upper(LEADING).mount();
+        fs.assert_merged(LED);
+        fs.umount();
+        let arguments = over_lower(&fs, &["--to", form]);
+        let before = fingerprint(&fs.upper(""));
+        let plan = converted(&fs, &over_lower(&fs, &["--to", form, "--dry-run"]));
+        for line in [
+            "complete   moved\n",
+            "complete   meta\n",
+            "complete   own/e\n",
+        ] {
+            assert!(plan.contains(line), "{plan}");
+        }
+        assert_eq!(fingerprint(&fs.upper("")), before);
+        assert_eq!(converted(&fs, &arguments), said);
+        fs.assert_upper(&upper);
+        assert_eq!(
+            converted(&fs, &arguments),
+            "converted nothing: it has that form\n"
+        );
+        fs.mount().unwrap();
+        fs.assert_merged(LED);
+    }
+}
+
+#[test]
+fn with_the_lowers_links_that_the_index_joins_are_made_in_the_upper() {
+    requires!(!is_kernel() && has_index(), OURS);
+    let mut fs = Fixture::new().lower(BELOW).mount();
+    fs.append("two", "+");
+    fs.umount();
+    let said = converted(&fs, &over_lower(&fs, &["--to", "aufs", "--json"]));
+    let counts: serde_json::Value = serde_json::from_str(&said).unwrap();
+    assert_eq!(counts["completed"], 2, "{said}");
+    fs.assert_upper("one 'x+'; sub/three = one; two = one");
+    fs.mount().unwrap();
+    fs.assert_merged("d/f 'f'; d/e/g 'g' 0600; d/e/gone; meta '12345'; one 'x+'; sub/three = one; two = one; x 'x'");
+}
+
+#[test]
+fn other_lowers_than_those_of_the_upper_are_refused() {
+    requires!(!is_kernel(), OURS);
+    let mut fs = Fixture::new()
+        .lower("other 'o'")
+        .upper("moved/ redirect=d; moved/u 'u'")
+        .mount();
+    fs.umount();
+    let (said, code) = refused(&fs, &over_lower(&fs, &["--to", "overlay"]));
+    assert!(
+        said.contains("/moved leads to what none of the lowers has"),
+        "{said}"
+    );
+    assert_eq!(code, 3);
+    let work = fs.work("");
+    let (said, code) = refused(
+        &fs,
+        &[
+            "--to",
+            "aufs",
+            "--lower",
+            "/nowhere",
+            "--work",
+            work.to_str().unwrap(),
+        ],
+    );
+    assert!(said.contains("/nowhere"), "{said}");
+    assert_eq!(code, 3);
+    let output = convert(&fs.upper(""), &["--to", "aufs", "--lower", "/"]);
+    assert_eq!(output.status.code(), Some(2));
+}
+
 #[test]
 fn an_upper_in_use_is_refused() {
     requires!(!is_kernel(), OURS);
@@ -319,7 +431,12 @@ fn bookkeeping_of_aufs_goes_if_it_is_empty() {
 }
 
 /// Kills the conversion at each call that changes something; the mount must show the same, and a second run finish.
-fn survive(upper: &str, form: &str, wanted: &str) {
+fn survive(
+    stack: impl Fn() -> Mounted,
+    arguments: impl Fn(&Mounted) -> Vec<String>,
+    merged: &str,
+    wanted: &str,
+) {
     let record = tempfile::NamedTempFile::new().unwrap();
     let run = |fs: &Mounted, inject: Option<&str>| {
         let mut strace = Command::new("strace");
@@ -330,29 +447,31 @@ fn survive(upper: &str, form: &str, wanted: &str) {
         }
         strace.arg(env!("CARGO_BIN_EXE_plyfs"));
         strace
-            .args(["convert", "--to", form])
+            .arg("convert")
+            .args(arguments(fs))
             .arg(fs.upper(""))
             .output()
             .unwrap()
     };
-    let fs = stack(upper);
+    let fs = stack();
     assert!(run(&fs, None).status.success());
     let counts = calls(record.path());
     let mut kills = 0;
     for (call, count) in counts {
         for n in 1..=count {
-            let mut fs = stack(upper);
+            let mut fs = stack();
             run(&fs, Some(&format!("{call}:signal=KILL:when={n}")));
             let left = fingerprint(&fs.upper(""));
             fs.mount()
                 .unwrap_or_else(|error| panic!("{call} {n}: {error}"));
-            let shown =
-                std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| fs.assert_merged(MERGED)));
+            let shown = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+                fs.assert_merged(&without_times(merged));
+            }));
             assert!(shown.is_ok(), "killed at {call} {n}, which left\n{left}");
             fs.umount();
-            converted(&fs, &["--to", form]);
+            converted(&fs, &arguments(&fs));
             // The times of the directory it was at are gone.
-            fs.assert_upper(&wanted.replace(" mtime=1000", "").replace(" mtime=2000", ""));
+            fs.assert_upper(&without_times(wanted));
             kills += 1;
         }
     }
@@ -362,15 +481,37 @@ fn survive(upper: &str, form: &str, wanted: &str) {
 #[test]
 fn a_kill_at_any_moment_leaves_an_upper_that_shows_the_same() {
     requires!(!is_kernel(), OURS);
-    survive(DEVICES, "aufs", FILES);
-    survive(FILES, "overlay", DEVICES);
+    let to = |form: &'static str| move |_: &Mounted| vec!["--to".to_owned(), form.to_owned()];
+    survive(|| stack(DEVICES), to("aufs"), MERGED, FILES);
+    survive(|| stack(FILES), to("overlay"), MERGED, DEVICES);
+    let xattrs = DEVICES
+        .replace(" whiteout", " whiteout=xattr")
+        .replace("opaque", "opaque=fuse");
+    survive(|| stack(&xattrs), to("overlay"), MERGED, DEVICES);
+}
+
+#[test]
+fn a_kill_while_the_lowers_are_copied_up_leaves_an_upper_that_shows_the_same() {
+    requires!(!is_kernel(), OURS);
+    let stack = || {
+        let mut fs = Fixture::new()
+            .lower("d/e/g 'g' 0600; d/gone; meta '12345'")
+            .upper("d whiteout; moved/ redirect=d; moved/gone whiteout; meta hole=5 metacopy 0600")
+            .mount();
+        fs.umount();
+        fs
+    };
     survive(
-        &DEVICES
-            .replace(" whiteout", " whiteout=xattr")
-            .replace("opaque", "opaque=fuse"),
-        "overlay",
-        DEVICES,
+        stack,
+        |fs| over_lower(fs, &["--to", "aufs"]),
+        "moved/e/g 'g' 0600; meta '12345' 0600",
+        "d whiteout=aufs; moved/ opaque=file; moved/e/ opaque=file; moved/e/g 'g' 0600; meta '12345' 0600",
     );
+}
+
+/// Times that were set, taken out of a tree.
+fn without_times(tree: &str) -> String {
+    tree.replace(" mtime=1000", "").replace(" mtime=2000", "")
 }
 
 #[test]

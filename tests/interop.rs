@@ -19,7 +19,7 @@ const OURS: &str = "compares plyfs with others";
 /// What all scripts work on: a lower with something of every kind.
 const LOWER: &str = "gone 'g'; dir/ 0750; dir/a 'a' 0640; dir/b 'b'; dir/sub/c 'c'; emptied/x 'x'; emptied/y 'y';
 again/old 'o'; again/deep/older 'oo'; swap/inside 's'; file 'f' 0600 user.a='1'; link -> file; moved 'm'; keep 'k';
-redone/z 'z'; long pattern=70000";
+redone/z 'z'; long pattern=70000; tree/x 'x'; tree/deep/y 'y'; tree/deep/link -> y";
 
 /// Every change that leaves a mark.
 const SCRIPT: &str = "set -e; umask 022
@@ -27,7 +27,8 @@ rm gone; rm -r emptied/x; rm -r again; mkdir again; echo new > again/new
 rm -r swap; echo swapped > swap; rm file; mkdir file; echo in > file/in
 mv moved moved2; echo more >> dir/a; chmod 0600 dir/b; ln -s dir/a link2; rm link
 mkdir -p fresh/deep; echo d > fresh/deep/d; ln keep keep2; rm -r redone; mkdir redone
-printf Z | dd of=long bs=1 seek=66000 conv=notrunc status=none; mkdir dir/made; rm -r dir/sub; mkfifo pipe";
+printf Z | dd of=long bs=1 seek=66000 conv=notrunc status=none; mkdir dir/made; rm -r dir/sub; mkfifo pipe
+mv tree dir/moved-tree; echo + >> dir/moved-tree/x";
 
 const MORE: &str = "set -e; umask 022
 echo back > gone; rm again/new; rm -r fresh; mkdir dir/sub; echo again > dir/sub/again; rm swap; mkdir swap
@@ -159,7 +160,7 @@ fn fixture() -> Mounted {
     let mut fs = Fixture::new()
         .lower(LOWER)
         // fuse-overlayfs knows no redirects.
-        .option("redirect_dir=off,index=off")
+        .option("redirect_dir=copy,index=off")
         .not_for_the_kernel()
         .mount();
     fs.umount();
@@ -293,6 +294,41 @@ fn a_store_of_fuse_overlayfs_is_converted_for_the_kernel_and_back() {
         assert_eq!(store.under(&Other::Kernel, seen), wanted, "{peer}");
         convert("aufs");
         assert_eq!(store.under(&other, seen), wanted, "{peer}");
+    }
+}
+
+#[test]
+fn an_upper_with_redirects_and_metacopies_is_converted_for_those_who_follow_none() {
+    requires!(!is_kernel(), OURS);
+    let mut others: Vec<Other<'_>> = Vec::new();
+    let peers = peers();
+    others.extend(peers.iter().map(|peer| Other::Fuse(peer, &[])));
+    if privilege() == Privilege::User {
+        others.push(Other::Kernel);
+    }
+    for other in others {
+        let mut fs = Fixture::new()
+            .lower(LOWER)
+            .option("metacopy=on")
+            .not_for_the_kernel()
+            .mount();
+        fs.sh(SCRIPT);
+        fs.sh("chmod 0640 long; mv dir/moved-tree/deep dir/moved-tree/deeper; mv emptied again/");
+        let wanted = seen(&fs.path(""));
+        fs.umount();
+        let output = Command::new(env!("CARGO_BIN_EXE_plyfs"))
+            .args(["convert", "--to", "overlay", "--work"])
+            .args([fs.work(""), "--lower".into(), fs.lower(0, ""), fs.upper("")])
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{output:?}");
+        let store = Store {
+            fs: &fs,
+            options: "",
+        };
+        assert_eq!(store.under(&other, seen), wanted);
+        fs.mount().unwrap();
+        assert_eq!(seen(&fs.path("")), wanted);
     }
 }
 

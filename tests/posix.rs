@@ -36,6 +36,7 @@ mod permissions;
 mod read;
 mod readdir;
 mod readonly;
+mod rename_copy;
 mod rename_dir;
 mod rename_file;
 mod rename_flags;

@@ -24,7 +24,7 @@ use crate::image::store::Store;
 use crate::layer::stack::{
     Durability, OverrideStat, Owner, StackConfig, UpperConfig, XattrNamespace,
 };
-use crate::overlay::options::{Acl, IdRange, Options};
+use crate::overlay::options::{Acl, IdRange, Options, RedirectDir};
 
 use known::Known;
 pub(super) use known::{EFFECTIVE as HELP, help};
@@ -77,13 +77,15 @@ pub(super) struct Draft {
     pub(super) mountpoint: Option<PathBuf>,
     pub(super) command: Vec<OsString>,
     /// It is called as container engines call fuse-overlayfs: no device nodes unless they are asked for, what is
-    /// volatile is never synced, and an upper is taken from a mount that was detached while it was busy.
+    /// volatile is never synced, an upper is taken from a mount that was detached while it was busy, and renamed
+    /// directories are copied.
     pub(super) engine: bool,
     image: Option<MountedImage>,
     /// The upper is in our keeping.
     managed: bool,
     stack: StackConfig,
     overlay: Options,
+    redirect_dir: Option<RedirectDir>,
     lowerdir_given: bool,
     source: Option<String>,
     upper: Option<PathBuf>,
@@ -241,8 +243,12 @@ impl Draft {
             // Redirects found in a layer are always followed, so `follow` says no more than `off`.
             "redirect_dir" if option.text()? == "nofollow" => return Ok(false),
             "redirect_dir" => {
-                overlay.redirect_dir =
-                    option.choice(&[("on", true), ("off", false), ("follow", false)])?;
+                self.redirect_dir = Some(option.choice(&[
+                    ("on", RedirectDir::On),
+                    ("copy", RedirectDir::Copy),
+                    ("off", RedirectDir::Off),
+                    ("follow", RedirectDir::Off),
+                ])?);
             }
             "metacopy" => self.metacopy = Some(option.on_off()?),
             "index" => overlay.index = option.on_off()?,
@@ -375,7 +381,15 @@ impl Draft {
             self.stack.durability = Durability::Unsynced;
         }
         self.overlay.metacopy = self.metacopy.unwrap_or(self.ephemeral || self.managed);
-        if self.metacopy == Some(true) && !self.overlay.redirect_dir {
+        // What a container changed is for other programs of the engine's choice, too, unless it asks for marks.
+        self.overlay.redirect_dir =
+            self.redirect_dir
+                .unwrap_or(if self.engine && self.metacopy != Some(true) {
+                    RedirectDir::Copy
+                } else {
+                    RedirectDir::On
+                });
+        if self.metacopy == Some(true) && self.overlay.redirect_dir == RedirectDir::Off {
             return Err(Failure::usage(
                 "options 'metacopy=on' and 'redirect_dir=off' contradict each other: a renamed file \
                  finds its data by a redirect",

@@ -222,8 +222,8 @@ impl Filesystem for Adapter {
             (Ok(old), Ok(new)) => (old.to_owned(), new.to_owned()),
             (Err(error), _) | (_, Err(error)) => return reply.error(convert::errno(error)),
         };
-        let may_block = self.overlay.name_copies_data(parent.0, old.get())
-            || (mode == Mode::Exchange && self.overlay.name_copies_data(newparent.0, new.get()));
+        let may_block = self.overlay.rename_copies_data(parent.0, old.get())
+            || (mode == Mode::Exchange && self.overlay.rename_copies_data(newparent.0, new.get()));
         let act = move |overlay: &Overlay| {
             overlay.rename((parent.0, old.get()), (newparent.0, new.get()), mode)
         };

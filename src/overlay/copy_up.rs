@@ -94,8 +94,8 @@ impl Overlay {
             .is_some_and(|node| self.node_copies_data(&node, data))
     }
 
-    /// As [`Overlay::copies_data`], for what `parent/name` is known to be.
-    pub fn name_copies_data(&self, parent: u64, name: Name<'_>) -> bool {
+    /// As [`Overlay::copies_data`], for a rename of what `parent/name` is known to be.
+    pub fn rename_copies_data(&self, parent: u64, name: Name<'_>) -> bool {
         let Some(parent) = self.nodes.get(parent) else {
             return false;
         };
@@ -103,7 +103,10 @@ impl Overlay {
         let Some(ino) = dir.state.lock().index.find(name).map(|entry| entry.node) else {
             return false;
         };
-        self.copies_data(ino, false)
+        let Some(node) = self.nodes.get(ino) else {
+            return false;
+        };
+        self.copies_to_rename(&node) || self.node_copies_data(&node, false)
     }
 
     fn node_copies_data(&self, node: &Node, data: bool) -> bool {
@@ -568,7 +571,7 @@ impl Overlay {
 }
 
 /// A copy-up is no change of the directory. It has happened, so failing to hide it does not make it fail.
-fn restore_times(before: &Attr, dir: UpperAt<'_>) {
+pub(super) fn restore_times(before: &Attr, dir: UpperAt<'_>) {
     best_effort("restore the times of a directory", copy_times(before, dir));
 }
 

@@ -109,7 +109,7 @@ impl Overlay {
         }
     }
 
-    fn has_index(&self) -> bool {
+    pub(super) fn has_index(&self) -> bool {
         self.index_used.load(Ordering::Relaxed)
     }
 

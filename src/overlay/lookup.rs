@@ -265,7 +265,7 @@ impl Overlay {
             Some(redirect) => self.follow(state, 0, 0, redirect)?,
             None => self.lower_parts(state, entry, &attr)?,
         };
-        // A merged directory keeps the number it has without its upper part.
+        // A merged directory keeps the number it has without its upper part, also when all in it has been copied up.
         let dir = DirState {
             in_upper: true,
             lowers,
@@ -278,7 +278,10 @@ impl Overlay {
             Some(lower) => lower.stat_self()?,
             None => attr,
         };
-        let number = self.inos.number(own.dev, own.ino);
+        let origin = marks.origin.filter(|_| dir.lowers.is_empty());
+        let origin = origin.and_then(|origin| self.decode_origin(&origin));
+        let (dev, ino) = origin.unwrap_or((own.dev, own.ino));
+        let number = self.inos.number(dev, ino);
         if !dir.lowers.is_empty() {
             attr.nlink = 1;
         }

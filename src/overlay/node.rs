@@ -165,9 +165,9 @@ impl Dir {
         self.redirect.lock().as_deref().cloned()
     }
 
-    /// Notes the redirect that was written.
-    pub fn set_redirect(&self, redirect: Redirect) {
-        *self.redirect.lock() = Some(Box::new(redirect));
+    /// Notes the redirect that was written or removed.
+    pub fn set_redirect(&self, redirect: Option<Redirect>) {
+        *self.redirect.lock() = redirect.map(Box::new);
     }
 }
 

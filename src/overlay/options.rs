@@ -13,6 +13,18 @@ pub struct IdRange {
     pub len: u32,
 }
 
+/// How a directory is renamed that lower layers have a part in (`redirect_dir=`).
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum RedirectDir {
+    /// In one step, by a mark that leads to where its lower parts stay; where the upper takes no marks, as `Copy`.
+    #[default]
+    On,
+    /// By copying up all that is in it first: any union can read the upper.
+    Copy,
+    /// Not at all: EXDEV, on which `mv` copies.
+    Off,
+}
+
 /// Whether files with POSIX ACLs are checked by them.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub enum Acl {
@@ -53,8 +65,8 @@ impl Default for Limits {
     reason = "independent switches of the command line"
 )]
 pub struct Options {
-    /// Rename lower and merged directories by a redirect (`redirect_dir=on`); off answers EXDEV.
-    pub redirect_dir: bool,
+    /// How a directory is renamed that lower layers have a part in.
+    pub redirect_dir: RedirectDir,
     /// Copy metadata alone until data is written (`metacopy=on`).
     pub metacopy: bool,
     /// Keep hard links across copy-up (`index=on`).
@@ -84,7 +96,7 @@ pub struct Options {
 impl Default for Options {
     fn default() -> Self {
         Self {
-            redirect_dir: true,
+            redirect_dir: RedirectDir::On,
             metacopy: false,
             index: true,
             uid_map: Vec::new(),

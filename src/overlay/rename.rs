@@ -1,5 +1,5 @@
 //! Renaming. A directory with a lower part moves in one step: its upper part gets a redirect to where the lower
-//! parts stay. Whatever a lower layer shows at the old name is hidden by a whiteout left in the same step.
+//! parts stay, or all of it is copied up before. Whatever a lower layer shows at the old name is hidden by a whiteout left in the same step.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
@@ -9,8 +9,10 @@ use rustix::io::{Errno, Result};
 
 use super::Overlay;
 use super::copy_up::Data;
+use super::copy_up_tree::has_lowers;
 use super::index::Source;
 use super::node::{Alias, DirState, Node, ROOT};
+use super::options::RedirectDir;
 use crate::layer::at::UpperAt;
 use crate::layer::attr::{Attr, Kind};
 use crate::layer::best_effort;
@@ -95,11 +97,14 @@ impl Overlay {
         }
         self.copy_up_dir(old.parent)?;
         self.copy_up_dir(new.parent)?;
-        self.bring_up(&node, old)?;
         if mode == Mode::Exchange {
-            self.bring_up(victim.as_ref().ok_or(Errno::NOENT)?, new)?;
-        } else if victim.is_some() {
-            self.prepare_victim(new.parent, new.name)?;
+            self.make_movable(&node, old)?;
+            self.make_movable(victim.as_ref().ok_or(Errno::NOENT)?, new)?;
+        } else {
+            self.make_movable(&node, old)?;
+            if victim.is_some() {
+                self.prepare_victim(new.parent, new.name)?;
+            }
         }
         let _names = self.names.write();
         let still = node.is_at(old.parent, old.name)
@@ -122,18 +127,18 @@ impl Overlay {
             match (node.kind == Kind::Directory, victim.kind == Kind::Directory) {
                 (true, false) => return Err(Errno::NOTDIR),
                 (false, true) => return Err(Errno::ISDIR),
+                (true, true) if self.copies_to_rename(node) => {
+                    // Before much is copied for nothing.
+                    let _names = self.names.write();
+                    self.check_empty(victim)?;
+                }
                 _ => {}
             }
         }
         let moved = std::iter::once(node)
             .chain(victim.filter(|_| mode == Mode::Exchange).map(AsRef::as_ref));
         for node in moved {
-            let has_lower = node
-                .dir
-                .as_ref()
-                .is_some_and(|dir| !dir.state.lock().lowers.is_empty());
-            let redirects = self.options.redirect_dir && self.upper()?.prefix.is_some();
-            if has_lower && !redirects {
+            if self.renames_by() == RedirectDir::Off && has_lowers(node) {
                 return Err(Errno::XDEV);
             }
         }
@@ -141,17 +146,11 @@ impl Overlay {
     }
 
     /// Gets what will be moved into the upper, under its present name.
-    fn bring_up(&self, node: &Arc<Node>, end: End<'_>) -> Result<()> {
-        self.copy_up(node, Data::Later)?;
-        if self.has_links_below(node) {
-            let _names = self.names.read();
-            let alias = Alias {
-                parent: Arc::clone(end.parent),
-                name: end.name.to_owned(),
-            };
-            self.link_up(node, &alias)?;
+    fn make_movable(&self, node: &Arc<Node>, end: End<'_>) -> Result<()> {
+        if self.copies_to_rename(node) {
+            return self.copy_up_tree(node);
         }
-        Ok(())
+        self.bring_up(node, (end.parent, end.name), Data::Later)
     }
 
     fn replace(
@@ -390,7 +389,7 @@ fn mark_moved(
         present => path_below(end.parent, end.name, present.as_ref()),
     };
     upper.set_mark(at, Mark::Redirect, &redirect.encode())?;
-    own.set_redirect(redirect);
+    own.set_redirect(Some(redirect));
     Ok(())
 }
 

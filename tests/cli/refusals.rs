@@ -346,7 +346,12 @@ fn an_ephemeral_upper_that_cannot_be_made_is_refused_and_one_of_a_failed_mount_i
 fn help_documents_exit_codes_and_options() {
     let place = Place::new();
     let help = succeeds(&mut place.plyfs(["mount", "--help"]));
-    for part in ["Exit codes:", "128+N", "redirect_dir=on|off", "--ephemeral"] {
+    for part in [
+        "Exit codes:",
+        "128+N",
+        "redirect_dir=on|copy|off",
+        "--ephemeral",
+    ] {
         assert_contains(&help, part);
     }
     assert_contains(&place.done(&["--help"]), "Exit codes:");

@@ -26,14 +26,27 @@ make_base() {
 # start_engine WHO DRIVER [DIR]: a fresh store, below DIR or $work; sets $results, where steps leave what is compared.
 # With $mask owners and modes are kept in xattrs, and the files themselves have that mode.
 start_engine() {
-    who=$1 driver=$2
+    who=$1
     local place=${3:-$work}
-    results=$work/results/$who-$driver${3:+-${3##*/}}
+    results=$work/results/$who-$2${3:+-${3##*/}}
     # Podman wants a short path for its sockets.
     run=$work/r data=$place/d
     rm -rf --one-file-system "$run" "$data"
     mkdir -p "$results" "$run/tmp" "$data" "$work/in"
     chmod 700 "$run"
+    use_driver "$2"
+    # Podman's own limits are more than root may set where root is in a container himself.
+    # Crun and slirp4netns ask for more than the file system: a unified cgroup hierarchy, a network device.
+    printf '[containers]\nnetns = "host"\nlog_driver = "k8s-file"\ndefault_ulimits = ["nofile=1024:1024", "nproc=1024:1024"]\n[engine]\nruntime = "runc"\ncgroup_manager = "cgroupfs"\nevents_logger = "file"\n' \
+        >"$work/in/containers.conf"
+    echo '{"default": [{"type": "insecureAcceptAnything"}]}' >"$work/in/policy.json"
+    chmod -R a+rX "$work/in"
+    if [[ $who == user ]]; then chown -R plyfs-test: "$run" "$data"; fi
+}
+
+# use_driver DRIVER [MOUNTOPT]: what mounts the store from now on.
+use_driver() {
+    driver=$1
     {
         printf '[storage]\ndriver = "overlay"\nrunroot = "%s"\ngraphroot = "%s"\nrootless_storage_path = "%s"\n' \
             "$run/c" "$data/s" "$data/s"
@@ -42,14 +55,9 @@ start_engine() {
         plyfs) printf 'mount_program = "%s"\n%s\n' "$program" "${mask:+force_mask = \"$mask\"}" ;;
         fuse-overlayfs) printf 'mount_program = "%s"\n' "$(command -v fuse-overlayfs)" ;;
         esac
+        [[ -z ${2:-} ]] || printf 'mountopt = "%s"\n' "$2"
     } >"$work/in/storage.conf"
-    # Podman's own limits are more than root may set where root is in a container himself.
-    # Crun and slirp4netns ask for more than the file system: a unified cgroup hierarchy, a network device.
-    printf '[containers]\nnetns = "host"\nlog_driver = "k8s-file"\ndefault_ulimits = ["nofile=1024:1024", "nproc=1024:1024"]\n[engine]\nruntime = "runc"\ncgroup_manager = "cgroupfs"\nevents_logger = "file"\n' \
-        >"$work/in/containers.conf"
-    echo '{"default": [{"type": "insecureAcceptAnything"}]}' >"$work/in/policy.json"
-    chmod -R a+rX "$work/in"
-    if [[ $who == user ]]; then chown -R plyfs-test: "$run" "$data"; fi
+    chmod a+r "$work/in/storage.conf"
 }
 
 # A copy where everybody may run it: below the sources an ordinary user may not.

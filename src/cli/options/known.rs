@@ -21,8 +21,8 @@ pub(in crate::cli) const EFFECTIVE: &[(&str, &str)] = &[
         "an upper of its own that is gone after unmount",
     ),
     (
-        "redirect_dir=on|off",
-        "rename directories of lower layers; off answers EXDEV [on]",
+        "redirect_dir=on|copy|off",
+        "rename directories of lower layers by a mark, by copying them, or not: EXDEV [on; called as engines do: copy]",
     ),
     (
         "metacopy=on|off",

@@ -297,7 +297,23 @@ fn an_ephemeral_mount_takes_no_upper_and_needs_no_syncs() {
 fn metacopy_contradicts_redirect_dir_off() {
     assert!(refused("metacopy=on,redirect_dir=off").contains("contradict"));
     assert!(parsed("metacopy=on").overlay.metacopy);
-    assert!(!parsed("redirect_dir=off").overlay.redirect_dir);
+}
+
+#[test]
+fn directories_are_renamed_by_a_mark_but_copied_for_engines_that_do_not_ask_for_marks() {
+    let redirect_dir = |options: MountOptions| options.overlay.redirect_dir;
+    assert_eq!(redirect_dir(parsed("")), RedirectDir::On);
+    assert_eq!(redirect_dir(parsed("redirect_dir=off")), RedirectDir::Off);
+    assert_eq!(redirect_dir(parsed_for_engine("")), RedirectDir::Copy);
+    // The engine asks for marks that only some can read.
+    assert_eq!(
+        redirect_dir(parsed_for_engine("metacopy=on")),
+        RedirectDir::On
+    );
+    assert_eq!(
+        redirect_dir(parsed_for_engine("redirect_dir=on")),
+        RedirectDir::On
+    );
 }
 
 #[test]

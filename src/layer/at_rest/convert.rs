@@ -3,7 +3,7 @@
 //! ```text
 //! whiteout     device 0:0                  <->  file .wh.NAME         (xattr whiteouts become either)
 //! opaque       xattr overlay.opaque=y      <->  file .wh..wh..opq     (user.fuseoverlayfs.opaque becomes either)
-//! redirect, metacopy                            have no form in aufs: refused
+//! redirect, metacopy                            have no form in aufs: refused, or completed beforehand
 //! xattrs of the other namespace             ->  the one asked for     (overlay only)
 //! ```
 //!
@@ -50,6 +50,17 @@ pub struct Counts {
     pub moved: usize,
     /// Bookkeeping of aufs and fuse-overlayfs that is removed.
     pub removed: usize,
+    /// Objects that are, or were, copied up as a whole.
+    pub completed: usize,
+}
+
+/// What is to be done about marks that lead to other objects: redirects and metadata-only copies.
+#[derive(Clone, Copy, Debug)]
+pub struct Marks {
+    /// They may change their namespace.
+    pub believed: bool,
+    /// What they lead to is about to be copied up, which makes them needless.
+    pub completed: bool,
 }
 
 /// What is rewritten at one path.
@@ -67,6 +78,8 @@ enum Change {
     Forget(Option<OwnedName>, Vec<Raw>),
     /// The directory no longer holds xattr whiteouts.
     NoXattrWhiteouts(Vec<Raw>),
+    /// An entry, or the directory itself, that is completed beforehand: nothing is left to do.
+    Complete(Option<OwnedName>),
 }
 
 /// In which forms a name is deleted, and what else is there.
@@ -98,15 +111,16 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// Looks through the upper. `believe`: marks that lead to other objects may change their namespace.
-    pub fn new(upper: &AtRest, form: Form, believe: bool) -> std::result::Result<Self, SetupError> {
+    /// Looks through the upper.
+    pub fn new(upper: &AtRest, form: Form, marks: Marks) -> std::result::Result<Self, SetupError> {
         let (mut dirs, mut counts) = (Vec::new(), Counts::default());
         let mut misfits = Misfits::default();
         upper.walk(|dir| {
             let changes = Planner {
                 dir: &dir,
                 form,
-                believe,
+                own: upper.own,
+                treat: marks,
                 misfits: &mut misfits,
                 changes: Vec::new(),
             }
@@ -171,6 +185,7 @@ impl Change {
             Self::Opaque(_) => counts.opaque += 1,
             Self::Move(_, marks) => counts.moved += marks.len(),
             Self::Remove(..) | Self::Forget(..) => counts.removed += 1,
+            Self::Complete(_) => counts.completed += 1,
             Self::NoXattrWhiteouts(_) => {}
         }
     }
@@ -182,6 +197,7 @@ impl Change {
             Self::Move(name, _) => Some(("namespace", name.as_ref())),
             Self::Remove(name, _) => Some(("remove", Some(name))),
             Self::Forget(name, _) => Some(("remove", name.as_ref())),
+            Self::Complete(name) => Some(("complete", name.as_ref())),
             Self::NoXattrWhiteouts(_) => None,
         }
     }
@@ -269,6 +285,7 @@ impl Change {
                 };
                 rustix::fs::unlinkat(dir, name.get().bytes(), flags)
             }
+            Self::Complete(_) => Ok(()),
             Self::NoXattrWhiteouts(xattrs) => {
                 // Opaque in the form asked for meanwhile.
                 let still = |raw: &&Raw| {

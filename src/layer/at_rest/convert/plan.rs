@@ -6,7 +6,7 @@ use rustix::fs::{Access, AtFlags};
 use rustix::io::Result;
 
 use super::super::{Dir, Entry};
-use super::{Change, Form, Whiteout};
+use super::{Change, Form, Marks, Whiteout};
 use crate::layer::at::open_directory;
 use crate::layer::attr::Kind;
 use crate::layer::lower::list;
@@ -40,7 +40,9 @@ pub(super) fn writable(dir: BorrowedFd<'_>) -> Result<()> {
 pub(super) struct Planner<'a> {
     pub(super) dir: &'a Dir,
     pub(super) form: Form,
-    pub(super) believe: bool,
+    /// The namespace of marks that mounts of this process believe.
+    pub(super) own: Prefix,
+    pub(super) treat: Marks,
     pub(super) misfits: &'a mut Misfits,
     pub(super) changes: Vec<Change>,
 }
@@ -187,12 +189,26 @@ impl Planner<'_> {
         listed.is_ok() && empty
     }
 
+    /// Whether the object is about to be completed: a union that follows its marks copies up what they lead to.
+    fn completed(&self, marks: &[Raw]) -> bool {
+        let own = marks
+            .iter()
+            .filter(|raw| raw.space == Space::Overlay(self.own));
+        let mut own = own.filter(|raw| without_form(raw).is_some());
+        self.treat.completed && own.next().is_some()
+    }
+
     /// Marks that have no form in aufs, or the wrong namespace.
     fn marks(&mut self, entry: Option<&Entry>, marks: &[Raw], kind: Kind) {
         let name = entry.map(|entry| &entry.name);
+        let completed = self.completed(marks);
+        if completed {
+            self.changes.push(Change::Complete(name.cloned()));
+        }
+        let kept = |raw: &&Raw| !(completed && needs_lowers(raw));
         match self.form {
             Form::Aufs => {
-                for raw in marks {
+                for raw in marks.iter().filter(kept) {
                     if let Some(why) = without_form(raw) {
                         self.misfits.add(self.dir.path_of(name), why);
                     }
@@ -210,6 +226,7 @@ impl Planner<'_> {
                 }
                 let moved: Vec<(Mark, Raw)> = marks
                     .iter()
+                    .filter(kept)
                     .filter(|raw| raw.space != Space::Overlay(prefix))
                     .filter_map(|raw| Some((raw.mark()?, raw.clone())))
                     .filter(|(mark, _)| *mark != Mark::Opaque)
@@ -217,7 +234,7 @@ impl Planner<'_> {
                 let leads = moved
                     .iter()
                     .any(|(mark, _)| matches!(mark, Mark::Redirect | Mark::Metacopy));
-                if leads && !self.believe {
+                if leads && !self.treat.believed {
                     let why = "leads to other objects by a mark that mounts of this user do not believe: say \
                                --namespace trusted or --namespace user";
                     self.misfits.add(self.dir.path_of(name), why);
@@ -234,6 +251,14 @@ impl Planner<'_> {
     }
 }
 
+/// Whether the mark means nothing without the lowers.
+fn needs_lowers(raw: &Raw) -> bool {
+    matches!(
+        raw.mark(),
+        Some(Mark::Redirect | Mark::Metacopy | Mark::Nlink)
+    )
+}
+
 /// Linux allows `user.` xattrs on these only.
 fn takes_user_xattrs(kind: Kind) -> bool {
     matches!(kind, Kind::File | Kind::Directory)
@@ -244,13 +269,13 @@ fn without_form(raw: &Raw) -> Option<&'static str> {
     let nlink = || NlinkMark::parse(raw.value.as_deref()?);
     match raw.mark()? {
         Mark::Redirect | Mark::Metacopy => Some(
-            "is renamed or has its data in a lower, which the form of aufs cannot say: copy the mounted tree, or \
-             `plyfs commit` it",
+            "is renamed or has its data in a lower, which the form of aufs cannot say: name the lowers with --lower, so \
+             that it can be copied up",
         ),
         // The entry in the index is one of its names.
         Mark::Nlink if !matches!(nlink(), Some(NlinkMark::Upper(..=-1))) => Some(
-            "is linked with names of a lower, which the form of aufs cannot say: copy the mounted tree, or \
-             `plyfs commit` it",
+            "is linked with names of a lower, which the form of aufs cannot say: name the lowers with --lower, so that \
+             those are linked in the upper",
         ),
         _ => None,
     }

@@ -1,0 +1,198 @@
+//! rename(2) of directories with `redirect_dir=copy`: what is in them is copied up first, so any union reads the upper.
+
+use std::io::Read;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use rustix::io::Errno;
+
+use crate::support::disk::fingerprint;
+use crate::support::{Fixture, has_index, has_origins, is_kernel, requires};
+
+const OURS: &str = "the kernel renames by a mark or not at all";
+
+fn fixture() -> Fixture {
+    Fixture::new().option("redirect_dir=copy")
+}
+
+#[test]
+fn a_lower_directory_is_copied_with_all_in_it_and_the_upper_has_no_redirect() {
+    requires!(!is_kernel(), OURS);
+    let mut fs = fixture()
+        .lower("d/ 0750 user.k='v' mtime=1000; d/f 'f' mtime=2000; d/e/ mtime=3000; d/e/g 'g' 0600; d/s -> f; d/p fifo")
+        .mount();
+    let before: Vec<u64> = ["d", "d/f", "d/e", "d/e/g", "d/s"]
+        .map(|path| fs.inode(path))
+        .to_vec();
+    fs.rename("d", "moved");
+    let paths = ["moved", "moved/f", "moved/e", "moved/e/g", "moved/s"];
+    assert!(fs.is_absent("d"));
+    let after = paths.map(|path| fs.inode(path)).to_vec();
+    assert_eq!(after, before);
+    fs.assert_state(
+        "moved/ 0750 user.k='v' mtime=1000; moved/f 'f' mtime=2000; moved/e/ mtime=3000; moved/e/g 'g' 0600;
+         moved/s -> f; moved/p fifo",
+        "d whiteout; moved/ opaque 0750 user.k='v' mtime=1000; moved/f 'f' mtime=2000; moved/e/ opaque mtime=3000;
+         moved/e/g 'g' 0600; moved/s -> f; moved/p fifo",
+    );
+    if has_origins() {
+        // Symlinks of an ordinary user take no marks, so their numbers hold for one mount.
+        let again = paths[..4].iter().map(|path| fs.inode(path));
+        assert_eq!(again.collect::<Vec<_>>(), before[..4]);
+    }
+}
+
+#[test]
+fn a_directory_merged_from_all_layers_shows_the_same_and_keeps_no_whiteout() {
+    requires!(!is_kernel(), OURS);
+    let mut fs = fixture()
+        .lower("d/a 'a'; d/s/1 '1'; d/gone 'x'; d/o/top 't'")
+        .lower("d/b 'b'; d/s/2 '2'; d/away/x 'x'; d/o/hidden")
+        .upper("d/ mtime=1000; d/u 'u'; d/s/3 '3'; d/gone whiteout; d/away whiteout; d/o/ opaque; d/o/own 'o'; d/a 'changed'")
+        .mount();
+    fs.rename("d", "e");
+    fs.assert_state(
+        "e/ mtime=1000; e/a 'changed'; e/b 'b'; e/u 'u'; e/s/1 '1'; e/s/2 '2'; e/s/3 '3'; e/o/own 'o'",
+        "d whiteout; e/ opaque mtime=1000; e/a 'changed'; e/b 'b'; e/u 'u'; e/s/ opaque; e/s/1 '1'; e/s/2 '2'; e/s/3 '3';
+         e/o/ opaque; e/o/own 'o'",
+    );
+}
+
+#[test]
+fn it_can_be_used_removed_and_made_again_at_once() {
+    requires!(!is_kernel(), OURS);
+    let mut fs = fixture().lower("p/d/f 'f'; p/d/e/g 'g'; q/x").mount();
+    fs.rename("p/d", "q/d");
+    fs.append("q/d/f", "+");
+    fs.unlink("q/d/e/g");
+    fs.rename("q/d/e", "q/e");
+    fs.mkdir("p/d");
+    fs.write("p/d/new", "n");
+    fs.assert_state(
+        "p/d/new 'n'; q/x; q/e/; q/d/f 'f+'",
+        "p/d/ opaque; p/d/new 'n'; q/e/ opaque; q/d/ opaque; q/d/f 'f+'",
+    );
+}
+
+#[test]
+fn a_directory_with_a_redirect_from_before_loses_it() {
+    requires!(!is_kernel(), OURS);
+    let mut fs = fixture()
+        .lower("d/f 'f'; d/e/g 'g'")
+        .upper("d whiteout; m/ redirect=d; m/u 'u'")
+        .mount();
+    fs.rename("m", "n");
+    fs.assert_state(
+        "n/f 'f'; n/e/g 'g'; n/u 'u'",
+        "d whiteout; n/ opaque; n/f 'f'; n/e/ opaque; n/e/g 'g'; n/u 'u'",
+    );
+}
+
+#[test]
+fn both_of_an_exchange_are_copied() {
+    requires!(!is_kernel(), OURS);
+    let mut fs = fixture().lower("a/1 '1'; b/2 '2'").mount();
+    rustix::fs::renameat_with(
+        rustix::fs::CWD,
+        fs.path("a"),
+        rustix::fs::CWD,
+        fs.path("b"),
+        rustix::fs::RenameFlags::EXCHANGE,
+    )
+    .unwrap();
+    fs.assert_state("a/2 '2'; b/1 '1'", "a/ opaque; a/2 '2'; b/ opaque; b/1 '1'");
+}
+
+#[test]
+fn a_rename_that_is_refused_has_copied_nothing() {
+    requires!(!is_kernel(), OURS);
+    let fs = fixture().lower("d/f 'f'; full/x; file").mount();
+    let before = fingerprint(&fs.upper(""));
+    for (target, error) in [
+        ("full", Errno::NOTEMPTY),
+        ("file", Errno::NOTDIR),
+        ("d/below", Errno::INVAL),
+    ] {
+        let renamed = rustix::fs::rename(fs.path("d"), fs.path(target));
+        assert_eq!(renamed, Err(error), "{target}");
+    }
+    assert_eq!(fingerprint(&fs.upper("")), before);
+}
+
+#[test]
+fn an_open_file_and_a_working_directory_survive_the_rename() {
+    requires!(!is_kernel(), OURS);
+    let mut fs = fixture().lower("d/f 'content'; d/e/g").mount();
+    let mut file = fs.open("d/f");
+    let answer = fs.sh("cd d/e; mv ../../d ../../moved; echo new > h; ls ../../moved/e");
+    assert_eq!(answer, "g\nh");
+    let mut text = String::new();
+    file.read_to_string(&mut text).unwrap();
+    assert_eq!(text, "content");
+    drop(file);
+    fs.assert_state(
+        "moved/f 'content'; moved/e/g; moved/e/h 'new\\n'",
+        "d whiteout; moved/ opaque; moved/f 'content'; moved/e/ opaque; moved/e/g; moved/e/h 'new\\n'",
+    );
+}
+
+#[test]
+fn hard_links_into_the_directory_stay_links() {
+    requires!(!is_kernel() && has_index(), "hard links need the index");
+    let mut fs = fixture()
+        .lower("d/in 'x'; out = d/in; d/both = d/in")
+        // Without a workdir it has no index.
+        .not_for_the_kernel()
+        .mount();
+    fs.rename("d", "m");
+    fs.append("out", "+");
+    assert_eq!(fs.text("m/in"), "x+");
+    assert_eq!(fs.inode("m/in"), fs.inode("out"));
+    fs.assert_state(
+        "m/both 'x+'; m/in = m/both; out = m/both",
+        "d whiteout; m/ opaque; m/both 'x+'; m/in = m/both",
+    );
+}
+
+#[test]
+fn others_work_in_the_tree_and_outside_meanwhile() {
+    requires!(!is_kernel(), OURS);
+    let files: Vec<String> = (0..300)
+        .map(|n| format!("d/{}/f{n} '{n}'", n % 7))
+        .collect();
+    let mut fs = fixture().lower(&(files.join("; ") + "; busy/x")).mount();
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for n in 0.. {
+                if done.load(Ordering::Relaxed) {
+                    break;
+                }
+                fs.write("busy/x", format!("{n}"));
+                // One of them is removed, one renamed, by either of their names.
+                for top in ["d", "m"] {
+                    std::fs::remove_file(fs.path(format!("{top}/3/f3"))).ok();
+                    std::fs::rename(
+                        fs.path(format!("{top}/5/f5")),
+                        fs.path(format!("{top}/5/other")),
+                    )
+                    .ok();
+                }
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        });
+        fs.rename("d", "m");
+        // What was not done before is done now.
+        std::fs::remove_file(fs.path("m/3/f3")).ok();
+        std::fs::rename(fs.path("m/5/f5"), fs.path("m/5/other")).ok();
+        done.store(true, Ordering::Relaxed);
+    });
+    fs.write("busy/x", "end");
+    let merged: Vec<String> = files
+        .iter()
+        .filter(|line| !line.starts_with("d/3/f3 "))
+        .map(|line| line.replacen('d', "m", 1).replace("/f5 ", "/other "))
+        .collect();
+    fs.remount();
+    fs.assert_merged(&(merged.join("; ") + "; busy/x 'end'"));
+}
