@@ -138,11 +138,7 @@ impl Place {
     #[track_caller]
     fn daemon(&self) -> Daemon {
         let pid = self.entry()["pid"].as_i64().expect("a pid");
-        let pid = Pid::from_raw(pid.try_into().unwrap()).unwrap();
-        Daemon {
-            pid,
-            handle: pidfd_open(pid, PidfdFlags::empty()).unwrap(),
-        }
+        Daemon::of(pid.try_into().unwrap())
     }
 
     /// Names in `tmp`: what an ephemeral mount left.
@@ -168,6 +164,14 @@ struct Daemon {
 }
 
 impl Daemon {
+    fn of(pid: i32) -> Self {
+        let pid = Pid::from_raw(pid).unwrap();
+        Self {
+            pid,
+            handle: pidfd_open(pid, PidfdFlags::empty()).unwrap(),
+        }
+    }
+
     #[track_caller]
     fn signal(&self, signal: rustix::process::Signal) {
         rustix::process::pidfd_send_signal(&self.handle, signal).unwrap();

@@ -268,3 +268,48 @@ fn a_rename_that_fails_leaves_one_of_both_names() {
     };
     directory.fails_cleanly(DISK);
 }
+
+#[test]
+fn a_filesystem_that_knows_no_flags_of_renameat2_takes_every_change() {
+    requires!(!is_kernel(), "injects into the daemon");
+    let mut fs = Fixture::new()
+        .lower(
+            "d/f 'f'; d/e/g 'g'; file 'x'; empty/; s -> t; one 'x'; two = one; tree/in 'i'; over/gone; w 'w'; top/sub/a",
+        )
+        .mount();
+    let record = fs.aside("calls");
+    let tracer = Tracer::attach(fs.daemon(), &record, Some("renameat2:error=EINVAL")).unwrap();
+    fs.remove_tree("d");
+    fs.unlink("file");
+    fs.mkdir("file");
+    fs.write("file/new", "n");
+    fs.rmdir("empty");
+    fs.mkdir("empty");
+    fs.unlink("s");
+    fs.symlink("u", "s");
+    fs.append("two", "+");
+    fs.rename("tree", "moved");
+    fs.mkdir("tree");
+    fs.unlink("over/gone");
+    fs.rename("moved", "over");
+    fs.unlink("w");
+    fs.rename("one", "w");
+    fs.mkdir("fresh");
+    fs.rename("fresh", "d");
+    fs.remove_tree("top/sub");
+    let exchanged = rustix::fs::renameat_with(
+        rustix::fs::CWD,
+        fs.path("s"),
+        rustix::fs::CWD,
+        fs.path("w"),
+        rustix::fs::RenameFlags::EXCHANGE,
+    );
+    assert_eq!(exchanged, Err(Errno::INVAL));
+    tracer.detach().unwrap();
+    assert!(calls(&record)["renameat2"] > 5);
+    fs.assert_state(
+        "d/; file/new 'n'; empty/; s -> u; two 'x+'; w = two; over/in 'i'; tree/; top/",
+        "d/ opaque; file/ opaque; file/new 'n'; empty/ opaque; s -> u; one whiteout; two 'x+'; w = two;
+         over/ redirect=tree; tree/ opaque; top/; top/sub whiteout",
+    );
+}

@@ -3,13 +3,15 @@
 use std::ffi::OsString;
 use std::fs;
 use std::io;
+use std::os::unix::process::parent_id;
 use std::path::{Path, PathBuf};
 use std::process;
 use std::sync::Arc;
 use std::thread;
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGURG};
-use signal_hook::iterator::Signals;
+use signal_hook::iterator::SignalsInfo;
+use signal_hook::iterator::exfiltrator::WithOrigin;
 
 use super::background::{self, Daemon, Ended, Role};
 use super::description::Description;
@@ -104,7 +106,11 @@ fn serve(mut options: MountOptions, role: Role, store: Option<Store>) -> Result<
     let system = |error: io::Error| Failure::other(format!("cannot serve: {}", why(&error)));
     role.leave_session().map_err(system)?;
     // From here on a signal ends the mount, not the process.
-    let signals = Signals::new([SIGTERM, SIGINT, SIGHUP, SIGURG]).map_err(system)?;
+    let signals = SignalsInfo::new([SIGTERM, SIGINT, SIGHUP, SIGURG]).map_err(system)?;
+    let claims = Claims {
+        yields: options.stack.take_over,
+        caller: (role == Role::Front).then(parent_id),
+    };
     let ephemeral = options
         .ephemeral
         .then(|| Ephemeral::create(&mut options.stack))
@@ -132,12 +138,7 @@ fn serve(mut options: MountOptions, role: Role, store: Option<Store>) -> Result<
         role,
     });
     tracing::info!("mounted on {}", options.session.mountpoint.display());
-    watch(
-        signals,
-        Arc::clone(&end),
-        ephemeral_path,
-        options.stack.take_over,
-    );
+    watch(signals, Arc::clone(&end), ephemeral_path, claims);
     if role
         .ready()
         .and_then(|()| role.let_go(options.debug))
@@ -187,15 +188,47 @@ impl End {
     }
 }
 
+/// When another mount may have our upper.
+#[derive(Clone, Copy)]
+struct Claims {
+    /// An engine mounted this one.
+    yields: bool,
+    /// Who called us with `-f` and so stays our parent; a mount in the background has none.
+    caller: Option<u32>,
+}
+
+impl Claims {
+    fn is_orphan(self) -> bool {
+        self.caller.is_some_and(|caller| caller != parent_id())
+    }
+}
+
 /// The first signal unmounts; another one, while files are still open, ends the process at once. `layer::holder` asks by
-/// SIGURG, which means nothing to other programs, whether there is still a mount; only one of an engine `yields`.
-fn watch(mut signals: Signals, end: Arc<End>, ephemeral: Option<PathBuf>, yields: bool) {
+/// SIGURG, which means nothing to other programs, whether there is still a mount.
+fn watch(
+    mut signals: SignalsInfo<WithOrigin>,
+    end: Arc<End>,
+    ephemeral: Option<PathBuf>,
+    claims: Claims,
+) {
     thread::spawn(move || {
         let mut unmounted = false;
-        for signal in signals.forever() {
+        for origin in signals.forever() {
+            let signal = origin.signal;
             let asked = signal == SIGURG;
-            if asked && (!yields || end.unmounter.is_attached()) {
-                continue;
+            if asked {
+                if !claims.yields {
+                    continue;
+                }
+                if claims.is_orphan() && is_elsewhere(origin.process.map(|asking| asking.pid)) {
+                    // Nobody can see the mount any more, unless it is in use.
+                    tracing::info!("the caller is gone and the upper is asked for: unmounting");
+                    unmounted |= end.unmounter.unmount(false).is_ok();
+                    continue;
+                }
+                if end.unmounter.is_attached() {
+                    continue;
+                }
             }
             if !asked && !unmounted {
                 tracing::info!("signal {signal}: unmounting");
@@ -210,6 +243,15 @@ fn watch(mut signals: Signals, end: Arc<End>, ephemeral: Option<PathBuf>, yields
             process::exit(128 + signal);
         }
     });
+}
+
+/// Whether a process is in another mount namespace, so that it sees no mount of ours. One that cannot be looked at is
+/// in another user namespace, which has its own.
+fn is_elsewhere(process: Option<i32>) -> bool {
+    let namespace = |process: &str| fs::read_link(format!("/proc/{process}/ns/mnt")).ok();
+    let asking = process.filter(|pid| *pid > 0);
+    let theirs = asking.and_then(|pid| namespace(&pid.to_string()));
+    theirs != namespace("self")
 }
 
 fn absolute(path: &Path) -> Result<PathBuf, Failure> {

@@ -4,12 +4,15 @@
 //! looks into) goes on for those who use it, and keeps its upper. An engine that starts the container again has nothing
 //! left to unmount. So it asks the daemon by a signal, and that ends if an engine mounted it, too, and it has no name any
 //! more in the mount namespace where that was: whoever still used it, a copy in another namespace too, gets ENOTCONN.
+//!
+//! Apptainer runs the program with `-f`, in a mount namespace of the container. Should it be killed, nobody is left who
+//! could unmount: a daemon whose caller is gone unmounts if a process of another namespace asks and nobody uses the mount.
 
 use std::os::fd::{AsFd, AsRawFd};
 
 use rustix::process::{Pid, Signal, kill_process};
 
-/// Asks the process that holds the lock of `fd` to end if its mount is detached. Does nothing where it cannot be found.
+/// Asks the process that holds the lock of `fd` to end if its mount is detached or abandoned. Does nothing where it cannot be found.
 pub(super) fn ask(fd: &impl AsFd) {
     let found = rustix::fs::fstat(fd).ok().and_then(|stat| {
         let locks = std::fs::read_to_string("/proc/locks").ok()?;

@@ -262,6 +262,40 @@ impl Upper {
         rustix::fs::renameat(from, old.bytes(), to, new.bytes())
     }
 
+    /// Swaps two objects of the upper or the workdir, in one step where the filesystem can. `to` is a whiteout, or shows
+    /// nothing of what is below.
+    ///
+    /// Network filesystems and FUSE often know no `RENAME_EXCHANGE`. There `to` stays hidden by a whiteout file while its
+    /// object is elsewhere, so that nothing of the lowers appears if we are killed meanwhile.
+    pub fn swap(
+        &self,
+        from: (BorrowedFd<'_>, Name<'_>),
+        to: (BorrowedFd<'_>, Name<'_>),
+    ) -> Result<()> {
+        match self.rename(from, to, true) {
+            Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => {}
+            other => return other,
+        }
+        let mark = mark::aufs_whiteout(to.1).ok();
+        let aside = self.workdir.fresh_name()?;
+        let aside = (self.workdir.temp.as_fd(), aside.get());
+        if let Some(mark) = &mark {
+            match self.create_file(to.0, mark.get(), 0) {
+                Err(Errno::EXIST) => {}
+                other => drop(other?),
+            }
+        }
+        let swapped = self.rename(to, aside, false).and_then(|()| {
+            let moved = self.rename(from, to, false);
+            let target = if moved.is_ok() { from } else { to };
+            moved.and(self.rename(aside, target, false))
+        });
+        if let Some(mark) = &mark {
+            super::best_effort("remove a whiteout", self.unlink(to.0, mark.get()));
+        }
+        swapped
+    }
+
     /// Renames and leaves a whiteout at the old name, in one step where the filesystem can.
     pub fn rename_and_whiteout(
         &self,
@@ -321,7 +355,11 @@ impl Upper {
         })?;
         let whiteout = (temp_dir, temp.get());
         let renamed = self.with_mode_to_move(self.at(dir, name), whiteout, || {
-            self.rename(whiteout, (dir, name), is_dir)
+            if is_dir {
+                self.swap(whiteout, (dir, name))
+            } else {
+                self.rename(whiteout, (dir, name), false)
+            }
         });
         if is_dir || renamed.is_err() {
             super::best_effort(

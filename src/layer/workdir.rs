@@ -136,7 +136,14 @@ impl Staged<'_> {
     pub fn publish_new(&self, dir: BorrowedFd<'_>, name: Name<'_>) -> Result<()> {
         let own = self.name.get().bytes();
         let flags = RenameFlags::NOREPLACE;
-        rustix::fs::renameat_with(&self.workdir.temp, own, dir, name.bytes(), flags)?;
+        match rustix::fs::renameat_with(&self.workdir.temp, own, dir, name.bytes(), flags) {
+            // The filesystem does not know it. The staged name goes when this is dropped.
+            Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => {
+                let staged = At::Entry(self.workdir.temp.as_fd(), self.name.get());
+                return link(staged, dir, name.bytes());
+            }
+            other => other?,
+        }
         self.present.set(false);
         Ok(())
     }

@@ -418,9 +418,7 @@ fn clear_victim(
     }
     let target = (dir.as_fd(), name);
     upper.with_mode_to_move(upper.at(target.0, name), staged.place(), || {
-        upper.with_mode_to_move(staged.at(), target, || {
-            upper.rename(staged.place(), target, true)
-        })
+        upper.with_mode_to_move(staged.at(), target, || upper.swap(staged.place(), target))
     })
 }
 
@@ -439,7 +437,7 @@ fn move_on_disk(
     let device = over_whiteout && upper.is_whiteout(to.as_fd(), new)?;
     if device && (hides || is_dir) && upper.whiteouts == WhiteoutForm::Device {
         // The whiteout at the new name becomes that at the old one.
-        upper.with_mode_to_move(moved, target, || upper.rename(source, target, true))?;
+        upper.with_mode_to_move(moved, target, || upper.swap(source, target))?;
         if !hides {
             // Nothing is below it.
             best_effort("remove a whiteout", upper.unlink(from.as_fd(), old));

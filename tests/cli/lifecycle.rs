@@ -1,7 +1,7 @@
 //! From the mount that answers to the unmount that leaves nothing.
 
 use std::fs::{self, File};
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::path::Path;
 use std::process::Stdio;
 
@@ -9,7 +9,7 @@ use rustix::io::Errno;
 use rustix::process::Signal;
 
 use crate::support::requires;
-use crate::support::run::{Privilege, is_root, privilege};
+use crate::support::run::{Privilege, comes_true, is_root, privilege};
 
 use super::{Daemon, Place, assert_contains, fails, succeeds, text};
 
@@ -450,4 +450,54 @@ fn an_engine_takes_the_upper_of_a_mount_that_was_detached_while_it_was_busy_and_
         None,
         "not one of an engine"
     );
+}
+
+/// Apptainer runs the program with `-f` in a mount namespace of the container, which nobody can enter any more once it was
+/// killed.
+#[test]
+fn an_engine_takes_the_upper_of_a_mount_whose_caller_was_killed_if_nobody_else_sees_or_uses_it() {
+    let place = Place::new();
+    let options = "lowerdir=lower,upperdir=upper,workdir=work";
+    let script = format!(
+        "{} -f -o {options} merged & echo $!; read -r line; sleep 60 <merged/file >/dev/null 2>&1 & echo $!; wait",
+        env!("CARGO_BIN_EXE_plyfs")
+    );
+    let launch = || {
+        let mut launcher = place
+            .program("unshare", ["-Urm", "sh", "-c", &script])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(launcher.stdout.take().unwrap()).lines();
+        let daemon = Daemon::of(lines.next().unwrap().unwrap().parse().unwrap());
+        let mounted = || {
+            let mounts = fs::read_to_string(daemon.proc("mountinfo")).unwrap();
+            mounts.contains(" - fuse.plyfs ")
+        };
+        assert!(comes_true(mounted), "it does not mount");
+        (launcher, daemon, lines)
+    };
+    let mut engine = place.plyfs(["-o", options, "merged"]);
+
+    let (mut launcher, daemon, _) = launch();
+    assert_contains(&fails(&mut engine, IN_USE), "in use");
+    launcher.kill().unwrap();
+    launcher.wait().unwrap();
+    succeeds(&mut engine);
+    daemon.ended();
+    assert!(place.is_mounted());
+    place.umount("merged");
+
+    let (mut launcher, daemon, mut lines) = launch();
+    launcher.stdin.take().unwrap().write_all(b"\n").unwrap();
+    let user = Daemon::of(lines.next().unwrap().unwrap().parse().unwrap());
+    launcher.kill().unwrap();
+    launcher.wait().unwrap();
+    assert_contains(&fails(&mut engine, IN_USE), "in use");
+    user.signal(Signal::KILL);
+    user.ended();
+    succeeds(&mut engine);
+    daemon.ended();
+    place.umount("merged");
 }

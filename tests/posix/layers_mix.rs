@@ -187,6 +187,34 @@ fn an_upper_on_tmpfs_works() {
     with_upper_on("tmpfs:size=8m");
 }
 
+/// It knows no flags of renameat2(2), and caches each name of a file by itself: as the upper of an apptainer overlay image.
+#[test]
+fn an_upper_on_fuse2fs_works_and_keeps_no_links_across_copy_up() {
+    requires!(is_root(), ONLY_ROOT);
+    requires!(!is_kernel(), "the kernel refuses it as an upper");
+    let mut fs = Fixture::new()
+        .lower("d/f 'f'; d/e/g 'g'; file 'x'; one 'x'; two = one; tree/in 'i'; gone/x")
+        .upper_on("fuse2fs:32m")
+        .not_for_the_kernel()
+        .mount();
+    fs.remove_tree("d");
+    fs.mkdir("d");
+    fs.unlink("file");
+    fs.mkdir("file");
+    fs.rename("tree", "moved");
+    fs.mkdir("tree");
+    fs.rename("moved", "gone2");
+    fs.remove_tree("gone");
+    fs.rename("gone2", "gone");
+    fs.append("one", "+");
+    assert_eq!(fs.text("one"), "x+");
+    assert_eq!(fs.text("two"), "x");
+    fs.assert_state(
+        "d/; file/; one 'x+'; two 'x'; gone/in 'i'; tree/",
+        "d/ opaque; file/ opaque; one 'x+'; gone/ redirect=tree; tree/ opaque",
+    );
+}
+
 #[test]
 fn a_thousand_layers_are_merged() {
     requires!(!is_kernel(), "the kernel stops at 500 layers");

@@ -227,6 +227,10 @@ fn mount_small(base: &TempDir, what: &str, dir: &Path) -> SideMount {
         return SideMount::new(&["-t", kind, "-o", size, kind], dir);
     }
     let image = make_image(base, kind, size, dir);
+    if kind == "fuse2fs" {
+        run("fuse2fs", &[&image, dir.to_str().unwrap()]);
+        return SideMount(dir.to_owned());
+    }
     SideMount::new(&["-o", "loop", &image], dir)
 }
 
@@ -239,6 +243,7 @@ fn make_image(base: &TempDir, kind: &str, size: &str, dir: &Path) -> String {
     let quiet = if kind == "btrfs" { "-q" } else { "-qF" };
     match kind {
         "xfs" => run("mkfs.xfs", &["-q", "-f", &image]),
+        "fuse2fs" => run("mkfs.ext4", &[quiet, &image]),
         _ => run(&format!("mkfs.{kind}"), &[quiet, &image]),
     }
     image

@@ -135,9 +135,10 @@ fn prepare_upper(
         .map_err(|error| no_override(&path, config.override_stat, error))?;
     if prefix.is_none() {
         tracing::warn!(
-            "the upper takes no xattrs: no directory renames, no hard links across copy-up"
+            "the upper takes no xattrs: renamed directories are copied, no hard links across copy-up"
         );
     }
+    let links = prefix.is_some() && probe_links(&workdir).map_err(fail)?;
     if config.durability == Durability::Volatile {
         for part in [VOLATILE[0].to_owned(), VOLATILE.join("/")] {
             rustix::fs::mkdirat(&workdir.temp, part, Mode::from_raw_mode(0o700)).map_err(fail)?;
@@ -146,7 +147,7 @@ fn prepare_upper(
     Ok(Upper {
         handles: handle_space(root.as_fd()),
         dev: attr.dev,
-        index: prefix.is_some().then_some(index),
+        index: links.then_some(index),
         whiteouts,
         prefix,
         override_name,
@@ -209,6 +210,31 @@ fn probe_whiteouts(workdir: &Workdir) -> std::result::Result<Option<WhiteoutForm
         }
         Err(error) => Err(error),
     }
+}
+
+/// Whether what is written by one name of a file shows by another. Where a FUSE filesystem has an inode for each path,
+/// the kernel caches each name by itself, and the index could not keep names together.
+fn probe_links(workdir: &Workdir) -> std::result::Result<bool, Errno> {
+    if !is_fuse(&workdir.temp)? {
+        return Ok(true);
+    }
+    let (one, fd) = workdir.stage_file(0o600)?;
+    let Ok(two) = workdir.stage_link(one.at().read()) else {
+        return Ok(false);
+    };
+    // What the kernel knows of the other name from now on.
+    two.at().read().stat()?;
+    rustix::io::write(&fd, b"x")?;
+    let one_file = two.at().read().stat()?.size == 1;
+    if !one_file {
+        tracing::warn!("the upper's filesystem does not keep hard links together: no index");
+    }
+    Ok(one_file)
+}
+
+fn is_fuse(dir: &OwnedFd) -> std::result::Result<bool, Errno> {
+    // FUSE_SUPER_MAGIC of linux/magic.h.
+    Ok(rustix::fs::fstatfs(dir)?.f_type == 0x6573_5546)
 }
 
 fn probe_xattrs(
