@@ -121,12 +121,12 @@ END
 }
 
 step_docker_many() {
-    local i got
+    local i got jobs=()
     for i in {1..10}; do
         vessel base sh -c "echo $i >>/etc/profile && rm -r /etc/apt && tail -n 1 /etc/profile" >"$run/tmp/many.$i" &
-        started[i]=$!
+        jobs[i]=$!
     done
-    wait "${started[@]}"
+    wait "${jobs[@]}"
     got=$(sort -n "$run"/tmp/many.* | xargs)
     [[ $got == "$(seq 10 | xargs)" ]] || die "10 at once printed: $got"
     quietly docker run -d --name runs --network none base sleep 1000
@@ -142,7 +142,7 @@ step_docker_prune() {
     quietly docker rmi base || true
     expect "" docker images -q
     expect "" docker ps -aq
-    expect "" pgrep -f "^[^ ]*fuse-overlayfs .*$data/docker/"
+    expect "" daemons
 }
 
 # docker_scenario WHO DRIVER: every step.

@@ -102,7 +102,7 @@ keep_export() {
 keep_diff() { podman diff "$1" | sort | keep "$2"; }
 
 # daemons: the processes that serve mounts of this store. Their command lines name it or its layers.
-daemons() { pgrep -f "^[^ ]*(plyfs|fuse-overlayfs) .*-o .*$data/s/" || true; }
+daemons() { pgrep -f "^[^ ]*(plyfs|fuse-overlayfs) .*-o .*$data/(s|docker)/" || true; }
 
 stop_engine() {
     quietly podman rm -af -t 0
@@ -112,6 +112,7 @@ stop_engine() {
 # that failed it shows what the programs said.
 leave() {
     [[ ${status:-0} == 0 ]] || tail -30 "$log" >&2
+    [[ -z ${docker_job:-} ]] || stop_docker
     local pause=${run:-/nonexistent}/libpod/tmp/pause.pid
     if [[ -s $pause ]]; then kill "$(cat "$pause")" && rm "$pause"; fi
     # Root's podman makes its store a mount.
