@@ -3,7 +3,7 @@
 //! One file per operation, named as in the kernel's overlayfs: [`lookup`], [`readdir`], [`copy_up`], [`copy_up_tree`], [`create`],
 //! [`remove`], [`rename`], [`attr`], [`xattr`], [`open`]. [`node`] and [`index`] hold what is known in memory,
 //! [`place`] finds a node's object on disk, [`link`] keeps hard links, [`ino`] numbers, [`ids`] owners,
-//! [`provenance`] says which layer an object comes from, [`read_ahead`] prepares what a walk will list. Nothing here makes
+//! [`complete`] makes the upper independent of what lies below, [`provenance`] says which layer an object comes from, [`read_ahead`] prepares what a walk will list. Nothing here makes
 //! a system call; `layer` does.
 //!
 //! Lock order: `Node::copying`, `Overlay::names`, `DirState` of a parent before that of its child, then the leaf
@@ -12,8 +12,9 @@
 //! and none while replying.
 
 pub mod attr;
+pub mod complete;
 pub mod copy_up;
-pub mod copy_up_tree;
+mod copy_up_tree;
 pub mod counters;
 pub mod create;
 pub mod file_flags;

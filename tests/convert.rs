@@ -287,6 +287,55 @@ fn with_the_lowers_links_that_the_index_joins_are_made_in_the_upper() {
 }
 
 #[test]
+fn a_link_whose_other_name_is_nowhere_in_the_view_is_an_ordinary_file() {
+    requires!(!is_kernel() && has_index(), OURS);
+    let mut fs = Fixture::new().lower("one 'x'").lowers_change().mount();
+    fs.umount();
+    fs::hard_link(fs.lower(0, "one"), fs.aside("elsewhere")).unwrap();
+    fs.mount().unwrap();
+    fs.append("one", "+");
+    fs.umount();
+    converted(&fs, &over_lower(&fs, &["--to", "aufs"]));
+    fs.assert_upper("one 'x+'");
+}
+
+#[test]
+fn a_redirect_without_a_meaning_goes() {
+    requires!(!is_kernel(), OURS);
+    let mut fs = Fixture::new()
+        .lower("old 'o'")
+        .upper("f 'own' redirect=/old")
+        .mount();
+    fs.umount();
+    converted(&fs, &over_lower(&fs, &["--to", "aufs"]));
+    fs.assert_upper("f 'own'");
+}
+
+#[test]
+fn marks_of_the_namespace_that_is_said_are_followed_and_others_refused() {
+    requires!(!is_kernel(), OURS);
+    requires!(is_root(), "only root has a choice");
+    let mut fs = Fixture::new().lower("d/f 'f'").option("userxattr").mount();
+    fs.rename("d", "m");
+    fs.umount();
+    let (said, _) = refused(&fs, &over_lower(&fs, &["--to", "overlay"]));
+    assert!(
+        said.contains("/m ") && said.contains("--namespace"),
+        "{said}"
+    );
+    converted(
+        &fs,
+        &over_lower(&fs, &["--to", "overlay", "--namespace", "user"]),
+    );
+    assert_eq!(xattr(&fs.upper("m"), "user.overlay.redirect"), None);
+    assert_eq!(
+        xattr(&fs.upper("m"), "user.overlay.opaque"),
+        Some(b"y".to_vec())
+    );
+    assert_eq!(fs::read_to_string(fs.upper("m/f")).unwrap(), "f");
+}
+
+#[test]
 fn other_lowers_than_those_of_the_upper_are_refused() {
     requires!(!is_kernel(), OURS);
     let mut fs = Fixture::new()

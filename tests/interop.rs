@@ -303,7 +303,7 @@ fn an_upper_with_redirects_and_metacopies_is_converted_for_those_who_follow_none
     let mut others: Vec<Other<'_>> = Vec::new();
     let peers = peers();
     others.extend(peers.iter().map(|peer| Other::Fuse(peer, &[])));
-    if privilege() == Privilege::User {
+    if privilege() == Privilege::Namespace {
         others.push(Other::Kernel);
     }
     for other in others {

@@ -12,11 +12,11 @@ use super::exit::{Exit, Failure};
 use super::output;
 use crate::layer;
 use crate::layer::at_rest::AtRest;
-use crate::layer::at_rest::convert::{Counts, Form, Marks, Plan};
+use crate::layer::at_rest::convert::{Completed, Counts, Form, Marks, Plan};
 use crate::layer::mark::Prefix;
-use crate::layer::stack::{LayerSource, Stack, StackConfig, UpperConfig};
+use crate::layer::stack::{LayerSource, Stack, StackConfig, UpperConfig, XattrNamespace};
 use crate::overlay::Overlay;
-use crate::overlay::copy_up_tree::Incomplete;
+use crate::overlay::complete::Incomplete;
 use crate::overlay::options::{Options, RedirectDir};
 
 /// Rewrite the marks of an upper that is not mounted in another form
@@ -42,7 +42,9 @@ pub(super) struct ConvertArgs {
     /// Unless it is said: trusted for root, user for all others and in a user namespace; and such marks are refused.
     #[arg(long, value_name = "NAMESPACE")]
     namespace: Option<Namespace>,
-    /// What the upper was mounted over, to copy up what marks lead to; repeat it, topmost first
+    /// What the upper was mounted over, to copy up what marks lead to; repeat it for each layer, topmost first
+    ///
+    /// What a layer has that is not named is lost to the renamed directories.
     #[arg(long, value_name = "DIR", requires = "work")]
     lower: Vec<PathBuf>,
     /// The workdir of the upper, to be sure that no mount uses it
@@ -86,7 +88,11 @@ pub(super) fn run(args: &ConvertArgs) -> Result<u8, Failure> {
     let form = args.form(upper.own)?;
     let mut marks = Marks {
         believed: args.namespace.is_some(),
-        completed: !args.lower.is_empty(),
+        completed: if args.lower.is_empty() {
+            Completed::No
+        } else {
+            Completed::By(args.followed(upper.own))
+        },
     };
     let mut plan = Plan::new(&upper, form, marks)?;
     if args.dry_run {
@@ -94,12 +100,12 @@ pub(super) fn run(args: &ConvertArgs) -> Result<u8, Failure> {
         return Ok(Exit::Ok as u8);
     }
     let mut completed = 0;
-    if marks.completed {
+    if marks.completed != Completed::No {
         // The union takes the locks while it works.
         drop(upper);
         completed = complete(args)?;
         upper = AtRest::open(&args.upper, args.work.as_deref())?;
-        marks.completed = false;
+        marks.completed = Completed::Done;
         plan = Plan::new(&upper, form, marks)?;
     }
     plan.run(&upper)?;
@@ -117,6 +123,14 @@ pub(super) fn run(args: &ConvertArgs) -> Result<u8, Failure> {
 }
 
 impl ConvertArgs {
+    /// The namespace whose marks lead to what is copied up.
+    fn followed(&self, own: Prefix) -> Prefix {
+        match self.namespace {
+            Some(Namespace::User) => Prefix::User,
+            _ => own,
+        }
+    }
+
     /// `own`: the namespace of marks that this process writes.
     fn form(&self, own: Prefix) -> Result<Form, Failure> {
         Ok(match (self.to, self.namespace) {
@@ -153,6 +167,10 @@ fn complete(args: &ConvertArgs) -> Result<usize, Failure> {
     let config = StackConfig {
         lowers: args.lower.iter().cloned().map(LayerSource::from).collect(),
         upper: Some(upper),
+        xattrs: match args.namespace {
+            Some(Namespace::User) => XattrNamespace::User,
+            _ => XattrNamespace::Auto,
+        },
         ..StackConfig::default()
     };
     let options = Options {

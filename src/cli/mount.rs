@@ -172,6 +172,16 @@ struct End {
 }
 
 impl End {
+    /// Whether a process can unmount it: not if it does not have the mount in its mount namespace. Of one in a pid
+    /// namespace that we do not see there is no number.
+    fn is_seen_by(&self, process: Option<i32>) -> bool {
+        match process {
+            Some(0) => false,
+            Some(pid) => self.unmounter.is_attached_for(&pid.to_string()),
+            None => true,
+        }
+    }
+
     /// Unmounts; a busy mount loses its name at once and ends when its last file is closed.
     fn unmount(&self) {
         let Err(busy) = self.unmounter.unmount(false) else {
@@ -220,13 +230,12 @@ fn watch(
                 if !claims.yields {
                     continue;
                 }
-                if claims.is_orphan() && is_elsewhere(origin.process.map(|asking| asking.pid)) {
-                    // Nobody can see the mount any more, unless it is in use.
-                    tracing::info!("the caller is gone and the upper is asked for: unmounting");
-                    unmounted |= end.unmounter.unmount(false).is_ok();
-                    continue;
-                }
                 if end.unmounter.is_attached() {
+                    let asking = origin.process.map(|asking| asking.pid);
+                    if claims.is_orphan() && !end.is_seen_by(asking) {
+                        tracing::info!("the caller is gone and the upper is asked for: unmounting");
+                        unmounted |= end.unmounter.unmount(false).is_ok();
+                    }
                     continue;
                 }
             }
@@ -243,15 +252,6 @@ fn watch(
             process::exit(128 + signal);
         }
     });
-}
-
-/// Whether a process is in another mount namespace, so that it sees no mount of ours. One that cannot be looked at is
-/// in another user namespace, which has its own.
-fn is_elsewhere(process: Option<i32>) -> bool {
-    let namespace = |process: &str| fs::read_link(format!("/proc/{process}/ns/mnt")).ok();
-    let asking = process.filter(|pid| *pid > 0);
-    let theirs = asking.and_then(|pid| namespace(&pid.to_string()));
-    theirs != namespace("self")
 }
 
 fn absolute(path: &Path) -> Result<PathBuf, Failure> {

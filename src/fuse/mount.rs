@@ -99,9 +99,10 @@ pub(super) fn device_number(mountpoint: &Path) -> Option<String> {
     Some(format!("{}:{}", stat.stx_dev_major, stat.stx_dev_minor))
 }
 
-/// Whether the filesystem of this number is mounted anywhere in our mount namespace.
-pub(super) fn is_attached(device: &str) -> bool {
-    std::fs::read_to_string("/proc/self/mountinfo").map_or(true, |mounts| {
+/// Whether the filesystem of this number is mounted anywhere in the mount namespace of a process; so it is if that cannot
+/// be told.
+pub(super) fn is_attached(device: &str, process: &str) -> bool {
+    std::fs::read_to_string(format!("/proc/{process}/mountinfo")).map_or(true, |mounts| {
         let device_of = |line: &str| line.split(' ').nth(2) == Some(device);
         mounts.lines().any(device_of)
     })

@@ -166,7 +166,13 @@ impl Session {
 impl Unmounter {
     /// Whether the mount can still be reached by a name in this mount namespace; not after `umount -l`.
     pub fn is_attached(&self) -> bool {
-        self.device.as_deref().is_none_or(mount::is_attached)
+        self.is_attached_for("self")
+    }
+
+    /// The same in the mount namespace of another process, given by its number; it may, too, if that cannot be told.
+    pub fn is_attached_for(&self, process: &str) -> bool {
+        let device = self.device.as_deref();
+        device.is_none_or(|device| mount::is_attached(device, process))
     }
 
     /// Unmounts; `lazy` detaches a busy mount.

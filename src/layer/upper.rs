@@ -265,35 +265,53 @@ impl Upper {
     /// Swaps two objects of the upper or the workdir, in one step where the filesystem can. `to` is a whiteout, or shows
     /// nothing of what is below.
     ///
-    /// Network filesystems and FUSE often know no `RENAME_EXCHANGE`. There `to` stays hidden by a whiteout file while its
-    /// object is elsewhere, so that nothing of the lowers appears if we are killed meanwhile.
+    /// Network filesystems and FUSE often know no `RENAME_EXCHANGE`. There `to`, and `from` if it hides something, stay
+    /// hidden by whiteout files while their objects are elsewhere, so that nothing of the lowers appears if we are killed
+    /// meanwhile.
     pub fn swap(
         &self,
         from: (BorrowedFd<'_>, Name<'_>),
         to: (BorrowedFd<'_>, Name<'_>),
+        hides: bool,
     ) -> Result<()> {
         match self.rename(from, to, true) {
-            Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => {}
+            Err(error) if is_flag_unknown(error) => {}
             other => return other,
         }
-        let mark = mark::aufs_whiteout(to.1).ok();
         let aside = self.workdir.fresh_name()?;
         let aside = (self.workdir.temp.as_fd(), aside.get());
-        if let Some(mark) = &mark {
-            match self.create_file(to.0, mark.get(), 0) {
-                Err(Errno::EXIST) => {}
-                other => drop(other?),
-            }
-        }
-        let swapped = self.rename(to, aside, false).and_then(|()| {
+        let swap = || {
+            self.rename(to, aside, false)?;
             let moved = self.rename(from, to, false);
             let target = if moved.is_ok() { from } else { to };
             moved.and(self.rename(aside, target, false))
-        });
-        if let Some(mark) = &mark {
-            super::best_effort("remove a whiteout", self.unlink(to.0, mark.get()));
+        };
+        self.hidden(to, || {
+            if hides {
+                self.hidden(from, swap)
+            } else {
+                swap()
+            }
+        })
+    }
+
+    /// Does something with the object at a name while nothing of the lowers can appear there. A whiteout file beside an
+    /// object hides only what is below it.
+    fn hidden<T>(
+        &self,
+        (dir, name): (BorrowedFd<'_>, Name<'_>),
+        act: impl FnOnce() -> Result<T>,
+    ) -> Result<T> {
+        let Ok(mark) = mark::aufs_whiteout(name) else {
+            return act();
+        };
+        match self.create_file(dir, mark.get(), 0) {
+            Err(Errno::EXIST) => {}
+            other => drop(other?),
         }
-        swapped
+        let done = act();
+        super::best_effort("remove a whiteout", self.unlink(dir, mark.get()));
+        done
     }
 
     /// Renames and leaves a whiteout at the old name, in one step where the filesystem can.
@@ -310,12 +328,16 @@ impl Upper {
         if self.rename_whiteout.load(Ordering::Relaxed) {
             let flags = RenameFlags::WHITEOUT;
             match rustix::fs::renameat_with(from, old.bytes(), to, new.bytes(), flags) {
-                Err(Errno::INVAL) => self.rename_whiteout.store(false, Ordering::Relaxed),
+                Err(error) if is_flag_unknown(error) => {
+                    self.rename_whiteout.store(false, Ordering::Relaxed);
+                }
                 other => return other,
             }
         }
-        self.rename((from, old), (to, new), false)?;
-        self.whiteout(from, old)
+        self.hidden((from, old), || {
+            self.rename((from, old), (to, new), false)?;
+            self.whiteout(from, old)
+        })
     }
 
     /// Records that `name`, of which this upper has nothing, is deleted.
@@ -356,7 +378,7 @@ impl Upper {
         let whiteout = (temp_dir, temp.get());
         let renamed = self.with_mode_to_move(self.at(dir, name), whiteout, || {
             if is_dir {
-                self.swap(whiteout, (dir, name))
+                self.swap(whiteout, (dir, name), false)
             } else {
                 self.rename(whiteout, (dir, name), false)
             }
@@ -375,7 +397,8 @@ impl Upper {
         super::best_effort("remove a whiteout", self.remove_whiteout(dir, name));
     }
 
-    fn remove_whiteout(&self, dir: BorrowedFd<'_>, name: Name<'_>) -> Result<()> {
+    /// As [`Upper::clear_whiteout`], telling whether it is gone.
+    pub fn remove_whiteout(&self, dir: BorrowedFd<'_>, name: Name<'_>) -> Result<()> {
         if let Ok(mark) = mark::aufs_whiteout(name) {
             match self.unlink(dir, mark.get()) {
                 Err(Errno::NOENT) => {}
@@ -457,7 +480,11 @@ impl Upper {
         }
         let fd = self.open(at.read(), OFlags::DIRECTORY | OFlags::RDONLY)?;
         let marker = Name::from_bytes(mark::AUFS_OPAQUE)?;
-        self.create_file(fd.as_fd(), marker, 0).map(drop)
+        let made = self.with_mode(at, 0o300, || self.create_file(fd.as_fd(), marker, 0));
+        match made {
+            Err(Errno::EXIST) => Ok(()),
+            other => other.map(drop),
+        }
     }
 
     /// Gives `at` the owner, group and mode of `attr`: in the files, or in the override xattr.
@@ -518,4 +545,9 @@ impl Upper {
         }
         Ok(())
     }
+}
+
+/// What filesystems answer that do not know a flag of renameat2(2).
+pub(super) fn is_flag_unknown(error: Errno) -> bool {
+    matches!(error, Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP)
 }

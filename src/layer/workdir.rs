@@ -23,6 +23,7 @@ use super::attr::Kind;
 use super::fd::Fds;
 use super::lower::list;
 use super::name::{Name, OwnedName};
+use super::upper::is_flag_unknown;
 
 /// Directory of temporaries below the workdir.
 pub(super) const WORK: &str = "work";
@@ -137,10 +138,11 @@ impl Staged<'_> {
         let own = self.name.get().bytes();
         let flags = RenameFlags::NOREPLACE;
         match rustix::fs::renameat_with(&self.workdir.temp, own, dir, name.bytes(), flags) {
-            // The filesystem does not know it. The staged name goes when this is dropped.
-            Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => {
+            Err(error) if is_flag_unknown(error) => {
                 let staged = At::Entry(self.workdir.temp.as_fd(), self.name.get());
-                return link(staged, dir, name.bytes());
+                link(staged, dir, name.bytes())?;
+                // A name that is left is one more in the link count until this is dropped, which tries again.
+                self.workdir.remove(self.name.get())?;
             }
             other => other?,
         }

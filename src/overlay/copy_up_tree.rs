@@ -1,5 +1,4 @@
-//! Copying up directories with all that is in them, so that they need no layer below: to rename one without a redirect,
-//! and to make an upper complete for those who follow none.
+//! Copying up a directory with all that is in it, so that it needs no layer below: to rename it without a redirect.
 //!
 //! ```text
 //! for each directory, those in it first
@@ -18,9 +17,10 @@ use rustix::io::{Errno, Result};
 use super::Overlay;
 use super::copy_up::{Data, restore_times};
 use super::index::{Entry, Source};
-use super::node::{Alias, DirState, Node, ROOT, Real};
+use super::node::{Alias, DirState, Node};
 use super::options::RedirectDir;
 use crate::layer::attr::Kind;
+use crate::layer::best_effort;
 use crate::layer::mark::Mark;
 use crate::layer::name::{Name, OwnedName};
 use crate::layer::upper::Upper;
@@ -30,18 +30,12 @@ struct Level {
     dir: Arc<Node>,
     /// Names in it that are still to be done.
     left: Vec<OwnedName>,
-    /// A name had gone when its turn came, so the directory is looked through again.
-    unsure: bool,
+    /// How often it was listed again, because a name had gone when its turn came.
+    looks: u8,
 }
 
-/// Why an upper could not be made complete.
-#[derive(Debug)]
-pub struct Incomplete {
-    /// The path in the mount, from its root.
-    pub path: Vec<u8>,
-    /// What went wrong. ENOENT: it leads to what none of the layers below has.
-    pub error: Errno,
-}
+/// Others cannot rename something in a directory just before its turn so often.
+const MOST_LOOKS: u8 = 100;
 
 impl Overlay {
     /// How a directory with lower parts is renamed. Without xattrs there is no redirect.
@@ -63,26 +57,21 @@ impl Overlay {
         let mut levels = vec![self.level(top)?];
         while let Some(level) = levels.last_mut() {
             let dir = Arc::clone(&level.dir);
-            let Some(name) = level.left.pop() else {
-                if std::mem::take(&mut level.unsure) {
-                    level.left = self.names_in(&dir)?;
-                    continue;
-                }
-                self.cut_off(&dir)?;
-                levels.pop();
-                continue;
+            let name = level.left.pop();
+            let done = match &name {
+                Some(name) => self
+                    .copy_up_name(&dir, name)
+                    .and_then(|below| below.map(|below| self.level(&below)).transpose()),
+                None => self.cut_off(&dir).map(|()| None),
             };
-            match self.copy_up_name(&dir, &name) {
-                Ok(None) => {}
-                Ok(Some(below)) => {
-                    let below = self.level(&below)?;
-                    levels.push(below);
-                }
-                // Renamed or removed meanwhile, or it cannot be copied.
-                Err(Errno::NOENT | Errno::STALE)
-                    if self.find_child(&dir, name.get())?.is_none() =>
-                {
-                    level.unsure = true;
+            match done {
+                Ok(Some(below)) => levels.push(below),
+                Ok(None) if name.is_some() => {}
+                Ok(None) => drop(levels.pop()),
+                // Renamed or removed meanwhile, unless it is so again and again.
+                Err(Errno::NOENT | Errno::STALE) if level.looks < MOST_LOOKS => {
+                    level.looks += 1;
+                    level.left = self.names_in(&dir)?;
                 }
                 Err(error) => return Err(error),
             }
@@ -95,11 +84,11 @@ impl Overlay {
         Ok(Level {
             left: self.names_in(dir)?,
             dir: Arc::clone(dir),
-            unsure: false,
+            looks: 0,
         })
     }
 
-    fn names_in(&self, dir: &Arc<Node>) -> Result<Vec<OwnedName>> {
+    pub(super) fn names_in(&self, dir: &Arc<Node>) -> Result<Vec<OwnedName>> {
         let _names = self.names.read();
         let own = dir.dir.as_ref().ok_or(Errno::NOTDIR)?;
         let mut state = own.state.lock();
@@ -144,11 +133,14 @@ impl Overlay {
 
     /// Makes a directory opaque of which all that shows is in the upper: its lower parts, and what hides them, have no
     /// meaning any more.
-    fn cut_off(&self, node: &Arc<Node>) -> Result<()> {
+    pub(super) fn cut_off(&self, node: &Arc<Node>) -> Result<()> {
         let _names = self.names.read();
         let upper = self.upper()?;
         let own = node.dir.as_ref().ok_or(Errno::NOTDIR)?;
         let mut state = own.state.lock();
+        if state.dead {
+            return Ok(());
+        }
         let fd = self.upper_dir(node)?;
         let at = upper.pinned(fd.as_fd());
         if !state.lowers.is_empty() || (state.opaque && state.index.whiteouts() > 0) {
@@ -163,92 +155,6 @@ impl Overlay {
         node.stale();
         synced
     }
-
-    /// Makes the upper complete for readers that follow no redirects, find no data by a metadata-only copy and know no
-    /// index of hard links. How many objects that were not.
-    pub fn complete(&self) -> std::result::Result<usize, Incomplete> {
-        let root = self.node(ROOT).map_err(|error| Incomplete {
-            path: Vec::new(),
-            error,
-        })?;
-        let mut done = 0;
-        loop {
-            let indexed = self.has_index();
-            done += self.complete_below(&root)?;
-            // Names of what came into the index may be where there was nothing to look for before.
-            if self.has_index() == indexed {
-                return Ok(done);
-            }
-        }
-    }
-
-    fn complete_below(&self, root: &Arc<Node>) -> std::result::Result<usize, Incomplete> {
-        let mut done = 0;
-        // Directories with their paths, which only errors need.
-        let mut left = vec![(Arc::clone(root), Vec::new())];
-        while let Some((dir, path)) = left.pop() {
-            let below = |name: &OwnedName| [&path[..], b"/", name.get().bytes()].concat();
-            // Whiteouts in an opaque directory are what a conversion left that was killed.
-            let listed = self.names_in(&dir).and_then(|names| {
-                if dir.dir.as_ref().is_some_and(|own| own.state.lock().opaque) {
-                    self.cut_off(&dir)?;
-                }
-                Ok(names)
-            });
-            let names = listed.map_err(|error| Incomplete {
-                path: path.clone(),
-                error,
-            })?;
-            for name in names {
-                let completed = self.complete_name(&dir, &name);
-                let (more, node) = completed.map_err(|error| Incomplete {
-                    path: below(&name),
-                    error,
-                })?;
-                done += usize::from(more);
-                left.extend(node.map(|node| (node, below(&name))));
-            }
-        }
-        Ok(done)
-    }
-
-    /// Whether something was done about a name, and the directory if there may be more to do in it.
-    fn complete_name(
-        &self,
-        dir: &Arc<Node>,
-        name: &OwnedName,
-    ) -> Result<(bool, Option<Arc<Node>>)> {
-        let Some(node) = self.find_child(dir, name.get())? else {
-            return Ok((false, None));
-        };
-        if let Some(own) = &node.dir {
-            let redirected = own.redirect().is_some();
-            if redirected {
-                let state = own.state.lock();
-                if state.lowers.is_empty() && !state.opaque {
-                    return Err(Errno::NOENT);
-                }
-                drop(state);
-                self.copy_up_tree(&node)?;
-            }
-            // Names of an inode in the index may be anywhere.
-            let descend = node.in_upper() || self.has_index();
-            return Ok((redirected, descend.then_some(node)));
-        }
-        let (data, indexed) = {
-            let state = node.state();
-            (state.data.is_some(), matches!(state.real, Real::Indexed(_)))
-        };
-        if data {
-            self.copy_up(&node, Data::All)?;
-        }
-        let linked = indexed && !is_upper_name(dir, name.get());
-        if linked {
-            self.copy_up_dir(dir)?;
-            self.bring_up(&node, (dir, name.get()), Data::All)?;
-        }
-        Ok((data || linked, None))
-    }
 }
 
 /// Whether a directory takes something from lower layers.
@@ -260,42 +166,48 @@ pub(super) fn has_lowers(node: &Node) -> bool {
 /// Makes a directory opaque, and removes what hid names below.
 fn hide_lowers(state: &mut DirState, upper: &Upper, fd: &OwnedFd) -> Result<()> {
     let is_lower = |entry: &Entry| matches!(entry.source, Source::Lower(_));
-    if state.index.iter().any(is_lower) {
+    if !state.index.complete || state.index.iter().any(is_lower) {
         return Err(Errno::STALE);
     }
     let at = upper.pinned(fd.as_fd());
     let before = upper.stat(at.read())?;
     // Its inode number is that of the lower directory, which must not change now.
-    let shown = state.shown_lower().and_then(|lower| lower.as_file());
+    let shown = state.shown_lower().filter(|lower| !lower.is_sealed());
+    let shown = shown.and_then(|lower| lower.as_file());
     if let Some(origin) = shown.map(|file| file.origin()).transpose()?.flatten() {
         upper.set_mark_if_possible(at, Mark::Origin, &origin)?;
     }
-    upper.set_opaque(at)?;
-    state.opaque = true;
-    state.lowers.clear();
     let entries: Vec<Entry> = state.index.iter().cloned().collect();
-    for entry in entries {
-        if entry.source == Source::Whiteout {
-            upper.with_mode(at, 0o300, || {
-                upper.clear_whiteout(fd.as_fd(), entry.name.get());
-                Ok(())
-            })?;
-            state.index.remove(entry.name.get());
-        } else {
-            let alone = Entry::new(entry.name, entry.kind, Source::Upper, false);
-            state.index.refresh(&alone);
+    let (whiteouts, shown): (Vec<Entry>, Vec<Entry>) = entries
+        .into_iter()
+        .partition(|entry| entry.source == Source::Whiteout);
+    if upper.marks(at.read())?.xattr_whiteouts {
+        // Files that delete only as long as the directory says so.
+        for entry in &whiteouts {
+            let replace = || upper.whiteout_over(fd.as_fd(), entry.name.get(), false);
+            upper.with_mode(at, 0o300, replace)?;
+        }
+    }
+    if !state.opaque {
+        upper.set_opaque(at)?;
+        state.opaque = true;
+    }
+    state.lowers.clear();
+    for entry in shown {
+        let alone = Entry::new(entry.name, entry.kind, Source::Upper, false);
+        state.index.refresh(&alone);
+    }
+    for entry in whiteouts {
+        let name = entry.name.get();
+        match upper.with_mode(at, 0o300, || upper.remove_whiteout(fd.as_fd(), name)) {
+            Ok(()) => drop(state.index.remove(name)),
+            left => {
+                best_effort("remove a whiteout", left);
+                let alone = Entry::new(entry.name, entry.kind, Source::Whiteout, false);
+                state.index.refresh(&alone);
+            }
         }
     }
     restore_times(&before, at);
     Ok(())
-}
-
-/// Whether the upper has this name in the directory.
-fn is_upper_name(dir: &Node, name: Name<'_>) -> bool {
-    let own = dir.dir.as_ref();
-    own.is_some_and(|own| {
-        let state = own.state.lock();
-        let entry = state.index.find(name);
-        entry.is_some_and(|entry| entry.source == Source::Upper)
-    })
 }

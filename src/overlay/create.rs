@@ -324,7 +324,7 @@ fn create_staged(
         upper.set_opaque(staged.at())?;
         if upper.is_whiteout(dir, name)? {
             upper.with_mode_to_move(staged.at(), (dir, name), || {
-                upper.swap(staged.place(), (dir, name))
+                upper.swap(staged.place(), (dir, name), false)
             })?;
             return Ok(file);
         }

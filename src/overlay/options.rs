@@ -19,7 +19,7 @@ pub enum RedirectDir {
     /// In one step, by a mark that leads to where its lower parts stay; where the upper takes no marks, as `Copy`.
     #[default]
     On,
-    /// By copying up all that is in it first: any union can read the upper.
+    /// By copying up all that is in it first: any union can read the upper. EXDEV if something cannot be copied.
     Copy,
     /// Not at all: EXDEV, on which `mv` copies.
     Off,

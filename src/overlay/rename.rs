@@ -148,7 +148,11 @@ impl Overlay {
     /// Gets what will be moved into the upper, under its present name.
     fn make_movable(&self, node: &Arc<Node>, end: End<'_>) -> Result<()> {
         if self.copies_to_rename(node) {
-            return self.copy_up_tree(node);
+            return self.copy_up_tree(node).map_err(|error| match error {
+                // What cannot be copied; the caller may do without some of it.
+                Errno::PERM | Errno::ACCESS | Errno::INVAL | Errno::OPNOTSUPP => Errno::XDEV,
+                other => other,
+            });
         }
         self.bring_up(node, (end.parent, end.name), Data::Later)
     }
@@ -418,7 +422,9 @@ fn clear_victim(
     }
     let target = (dir.as_fd(), name);
     upper.with_mode_to_move(upper.at(target.0, name), staged.place(), || {
-        upper.with_mode_to_move(staged.at(), target, || upper.swap(staged.place(), target))
+        upper.with_mode_to_move(staged.at(), target, || {
+            upper.swap(staged.place(), target, false)
+        })
     })
 }
 
@@ -437,7 +443,7 @@ fn move_on_disk(
     let device = over_whiteout && upper.is_whiteout(to.as_fd(), new)?;
     if device && (hides || is_dir) && upper.whiteouts == WhiteoutForm::Device {
         // The whiteout at the new name becomes that at the old one.
-        upper.with_mode_to_move(moved, target, || upper.swap(source, target))?;
+        upper.with_mode_to_move(moved, target, || upper.swap(source, target, hides))?;
         if !hides {
             // Nothing is below it.
             best_effort("remove a whiteout", upper.unlink(from.as_fd(), old));

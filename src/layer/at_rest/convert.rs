@@ -59,8 +59,19 @@ pub struct Counts {
 pub struct Marks {
     /// They may change their namespace.
     pub believed: bool,
-    /// What they lead to is about to be copied up, which makes them needless.
-    pub completed: bool,
+    /// What they lead to is copied up.
+    pub completed: Completed,
+}
+
+/// Whether what marks lead to is copied up, which makes them needless.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Completed {
+    /// No.
+    No,
+    /// It will be, by a union that follows the marks of this namespace.
+    By(Prefix),
+    /// It has been, and none may be left.
+    Done,
 }
 
 /// What is rewritten at one path.
@@ -119,7 +130,6 @@ impl Plan {
             let changes = Planner {
                 dir: &dir,
                 form,
-                own: upper.own,
                 treat: marks,
                 misfits: &mut misfits,
                 changes: Vec::new(),

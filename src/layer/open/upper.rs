@@ -223,9 +223,10 @@ fn probe_links(workdir: &Workdir) -> std::result::Result<bool, Errno> {
         return Ok(false);
     };
     // What the kernel knows of the other name from now on.
-    two.at().read().stat()?;
-    rustix::io::write(&fd, b"x")?;
-    let one_file = two.at().read().stat()?.size == 1;
+    let before = two.at().read().stat()?;
+    rustix::fs::ftruncate(&fd, 1)?;
+    let after = two.at().read().stat()?;
+    let one_file = after.size == 1 && before.ino == one.at().read().stat()?.ino;
     if !one_file {
         tracing::warn!("the upper's filesystem does not keep hard links together: no index");
     }

@@ -6,7 +6,7 @@ use rustix::fs::{Access, AtFlags};
 use rustix::io::Result;
 
 use super::super::{Dir, Entry};
-use super::{Change, Form, Marks, Whiteout};
+use super::{Change, Completed, Form, Marks, Whiteout};
 use crate::layer::at::open_directory;
 use crate::layer::attr::Kind;
 use crate::layer::lower::list;
@@ -40,8 +40,6 @@ pub(super) fn writable(dir: BorrowedFd<'_>) -> Result<()> {
 pub(super) struct Planner<'a> {
     pub(super) dir: &'a Dir,
     pub(super) form: Form,
-    /// The namespace of marks that mounts of this process believe.
-    pub(super) own: Prefix,
     pub(super) treat: Marks,
     pub(super) misfits: &'a mut Misfits,
     pub(super) changes: Vec<Change>,
@@ -191,11 +189,13 @@ impl Planner<'_> {
 
     /// Whether the object is about to be completed: a union that follows its marks copies up what they lead to.
     fn completed(&self, marks: &[Raw]) -> bool {
-        let own = marks
+        let Completed::By(prefix) = self.treat.completed else {
+            return false;
+        };
+        let mut own = marks
             .iter()
-            .filter(|raw| raw.space == Space::Overlay(self.own));
-        let mut own = own.filter(|raw| without_form(raw).is_some());
-        self.treat.completed && own.next().is_some()
+            .filter(|raw| raw.space == Space::Overlay(prefix));
+        own.any(|raw| without_form(raw).is_some())
     }
 
     /// Marks that have no form in aufs, or the wrong namespace.
@@ -234,7 +234,12 @@ impl Planner<'_> {
                 let leads = moved
                     .iter()
                     .any(|(mark, _)| matches!(mark, Mark::Redirect | Mark::Metacopy));
-                if leads && !self.treat.believed {
+                let left = marks.iter().filter(kept).any(leads_elsewhere);
+                if left && self.treat.completed != Completed::No {
+                    let why = "leads to other objects by a mark that the union over --lower does not follow: say \
+                               --namespace trusted or --namespace user";
+                    self.misfits.add(self.dir.path_of(name), why);
+                } else if leads && !self.treat.believed {
                     let why = "leads to other objects by a mark that mounts of this user do not believe: say \
                                --namespace trusted or --namespace user";
                     self.misfits.add(self.dir.path_of(name), why);
@@ -251,12 +256,13 @@ impl Planner<'_> {
     }
 }
 
+fn leads_elsewhere(raw: &Raw) -> bool {
+    matches!(raw.mark(), Some(Mark::Redirect | Mark::Metacopy))
+}
+
 /// Whether the mark means nothing without the lowers.
 fn needs_lowers(raw: &Raw) -> bool {
-    matches!(
-        raw.mark(),
-        Some(Mark::Redirect | Mark::Metacopy | Mark::Nlink)
-    )
+    leads_elsewhere(raw) || raw.mark() == Some(Mark::Nlink)
 }
 
 /// Linux allows `user.` xattrs on these only.
