@@ -14,7 +14,7 @@
 pub mod attr;
 pub mod complete;
 pub mod copy_up;
-mod copy_up_tree;
+pub mod copy_up_tree;
 pub mod counters;
 pub mod create;
 pub mod file_flags;

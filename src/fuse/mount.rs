@@ -49,6 +49,11 @@ pub(super) fn resolve_mountpoint(given: &Path) -> Result<PathBuf, SetupError> {
             format!("mountpoint {} {reason}", given.display()),
         )
     };
+    if given.starts_with("/dev/fd") {
+        return Err(fail(
+            "is how mount(8) hands over a mount of its own with drop_privileges: unmount what it left, and leave that out",
+        ));
+    }
     let path =
         std::fs::canonicalize(given).map_err(|error| match Errno::from_io_error(&error) {
             Some(Errno::NOENT) => fail("does not exist: create it or correct the path"),

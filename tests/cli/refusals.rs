@@ -213,6 +213,13 @@ fn a_mountpoint_that_is_missing_or_a_file_is_named() {
 }
 
 #[test]
+fn a_mount_that_mount_fuse_made_itself_is_refused() {
+    let place = Place::new();
+    let sentence = refused(&place, MOUNTPOINT, &["--lower", "lower", "/dev/fd/5"]);
+    assert_contains(&sentence, "drop_privileges");
+}
+
+#[test]
 fn what_a_killed_mount_left_is_named_as_mountpoint_and_as_layer() {
     let place = Place::new();
     fs::create_dir(place.path("other")).unwrap();
