@@ -313,3 +313,96 @@ fn a_filesystem_that_knows_no_flags_of_renameat2_takes_every_change() {
          over/ redirect=tree; tree/ opaque; top/; top/sub whiteout",
     );
 }
+
+/// A change on a filesystem without flags of renameat2(2), and what shows before and after it.
+struct Flagless {
+    upper: &'static str,
+    act: fn(&Mounted) -> io::Result<()>,
+    before: &'static str,
+    after: &'static str,
+}
+
+impl Flagless {
+    const FLAGS: &str = "renameat2:error=EINVAL";
+
+    /// Does it under strace with more injections; the calls that were seen.
+    fn run(&self, inject: &str) -> (Mounted, Vec<(String, usize)>) {
+        let fs = Fixture::new()
+            .lower("old 'o'; target 't'; dir/in 'i'; gone/x")
+            .upper(self.upper)
+            .not_for_the_kernel()
+            .mount();
+        assert!(shows(&fs, self.before), "{}", self.upper);
+        let record = fs.aside("calls");
+        let inject = format!("{} {inject}", Self::FLAGS);
+        let tracer = Tracer::attach(fs.daemon(), &record, Some(&inject)).unwrap();
+        (self.act)(&fs).ok();
+        if inject.contains("KILL") {
+            tracer.finish().unwrap();
+        } else {
+            tracer.detach().unwrap();
+        }
+        (fs, calls(&record).into_iter().collect())
+    }
+
+    fn survives_kills(&self) {
+        let (fs, counts) = self.run("");
+        assert!(shows(&fs, self.after), "it does something else");
+        let mut kills = 0;
+        for (call, count) in counts {
+            // What moves, makes or removes names.
+            let moves = ["rename", "link", "mknod", "mkdir"];
+            if call == "renameat2" || !moves.iter().any(|word| call.contains(word)) {
+                continue;
+            }
+            for n in 1..=count {
+                let (mut fs, _) = self.run(&format!("{call}:signal=KILL:when={n}"));
+                fs.kill();
+                fs.mount().unwrap();
+                let one = shows(&fs, self.before) || shows(&fs, self.after);
+                assert!(one, "killed at {call} number {n}: {:?}", fs.names(""));
+                kills += 1;
+            }
+        }
+        assert!(kills > 2, "{kills} kills");
+    }
+}
+
+#[test]
+fn without_flags_of_renameat2_a_kill_shows_no_name_twice_and_nothing_deleted() {
+    requires!(!is_kernel(), "injects into the daemon");
+    for change in [
+        Flagless {
+            upper: "target whiteout",
+            act: |fs| fs::rename(fs.path("old"), fs.path("target")),
+            before: "old 'o'; dir/in 'i'; gone/x",
+            after: "target 'o'; dir/in 'i'; gone/x",
+        },
+        Flagless {
+            upper: "gone whiteout",
+            act: |fs| fs::rename(fs.path("dir"), fs.path("gone")),
+            before: "old 'o'; target 't'; dir/in 'i'",
+            after: "old 'o'; target 't'; gone/in 'i'",
+        },
+        Flagless {
+            upper: "",
+            act: |fs| fs::rename(fs.path("old"), fs.path("new")),
+            before: "old 'o'; target 't'; dir/in 'i'; gone/x",
+            after: "new 'o'; target 't'; dir/in 'i'; gone/x",
+        },
+        Flagless {
+            upper: "gone/x whiteout",
+            act: |fs| fs::remove_dir(fs.path("gone")),
+            before: "old 'o'; target 't'; dir/in 'i'; gone/",
+            after: "old 'o'; target 't'; dir/in 'i'",
+        },
+        Flagless {
+            upper: "gone whiteout",
+            act: |fs| fs::create_dir(fs.path("gone")),
+            before: "old 'o'; target 't'; dir/in 'i'",
+            after: "old 'o'; target 't'; dir/in 'i'; gone/",
+        },
+    ] {
+        change.survives_kills();
+    }
+}

@@ -106,9 +106,9 @@ impl Overlay {
 
     /// Whether the directory had a redirect.
     fn complete_dir(&self, node: &Arc<Node>, own: &Dir) -> Result<bool> {
-        let (opaque, alone, whiteouts) = {
+        let (opaque, alone) = {
             let state = own.state.lock();
-            (state.opaque, state.lowers.is_empty(), state.in_upper)
+            (state.opaque, state.lowers.is_empty())
         };
         if own.redirect().is_some() {
             if alone && !opaque {
@@ -117,7 +117,7 @@ impl Overlay {
             self.copy_up_tree(node)?;
             return Ok(true);
         }
-        if opaque && whiteouts {
+        if opaque {
             // A conversion that was killed has left whiteouts in it, if anybody.
             self.names_in(node)?;
             self.cut_off(node)?;

@@ -28,7 +28,7 @@ pub struct Tracer {
 
 impl Tracer {
     /// Follows the process `daemon`, from now on, writing its calls to `record`. `inject` is what `strace -e inject=`
-    /// takes; `when=` counts per thread.
+    /// takes, several of them separated by spaces; `when=` counts per thread.
     pub fn attach(daemon: u32, record: &Path, inject: Option<&str>) -> Result<Self, String> {
         let mut command = Command::new("strace");
         command.args([
@@ -43,7 +43,7 @@ impl Tracer {
             .arg(record)
             .stdin(Stdio::null())
             .stderr(Stdio::piped());
-        if let Some(inject) = inject {
+        for inject in inject.into_iter().flat_map(str::split_whitespace) {
             command.args(["-e", &format!("inject={inject}")]);
         }
         let mut strace = command
