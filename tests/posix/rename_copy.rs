@@ -178,14 +178,15 @@ fn others_work_in_the_tree_and_outside_meanwhile() {
                 }
                 fs.write("busy/x", format!("{n}"));
                 let number = n * 7 + 3;
-                let removed = fs::remove_file(fs.path(format!("d/3/f{number}")));
-                let renamed = fs::rename(
+                // Of those there are only so many.
+                fs::remove_file(fs.path(format!("d/3/f{number}"))).ok();
+                fs::rename(
                     fs.path(format!("d/5/f{}", number + 2)),
                     fs.path(format!("d/5/other{}", number + 2)),
-                );
+                )
+                .ok();
                 let made = fs::write(fs.path(format!("d/made/{n}")), "n");
-                let worked = usize::from(removed.is_ok() && renamed.is_ok() && made.is_ok());
-                changes.fetch_add(worked, Ordering::Relaxed);
+                changes.fetch_add(usize::from(made.is_ok()), Ordering::Relaxed);
                 std::thread::sleep(Duration::from_millis(10));
             }
         });
