@@ -49,7 +49,7 @@ impl Overlay {
 
     /// Whether a rename of it first copies up all that is in it.
     pub(super) fn copies_to_rename(&self, node: &Node) -> bool {
-        has_lowers(node) && self.renames_by() == RedirectDir::Copy
+        self.renames_by() == RedirectDir::Copy && has_lowers(node)
     }
 
     /// Copies up a directory with all in it, and makes it opaque. Neither `names` nor a directory may be held.

@@ -9,7 +9,7 @@ use rustix::io::{Errno, Result};
 use super::Overlay;
 use super::copy_up::Data;
 use super::index::Source;
-use super::node::{Alias, DirState, Node, Real};
+use super::node::{DirState, Node, Real};
 use super::rename::keep_data_path;
 use crate::layer::at::At;
 use crate::layer::attr::Kind;
@@ -63,15 +63,7 @@ impl Overlay {
             return Ok(None);
         };
         if self.has_links_below(&node) {
-            self.copy_up(&node, Data::Later)?;
-            let _names = self.names.read();
-            self.link_up(
-                &node,
-                &Alias {
-                    parent: Arc::clone(parent),
-                    name: name.to_owned(),
-                },
-            )?;
+            self.bring_up(&node, (parent, name), Data::Later)?;
         }
         Ok(Some(node))
     }

@@ -1,5 +1,6 @@
 //! Renaming. A directory with a lower part moves in one step: its upper part gets a redirect to where the lower
-//! parts stay, or all of it is copied up before. Whatever a lower layer shows at the old name is hidden by a whiteout left in the same step.
+//! parts stay, or all of it is copied up before. Whatever a lower layer shows at the old name is hidden by a whiteout
+//! left in the same step.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
