@@ -459,7 +459,7 @@ fn an_engine_takes_the_upper_of_a_mount_whose_caller_was_killed_if_nobody_else_s
     let place = Place::new();
     let options = "lowerdir=lower,upperdir=upper,workdir=work";
     let script = format!(
-        "{} -f -o {options} merged & echo $!; read -r line; sleep 60 <merged/file >/dev/null 2>&1 & echo $!; wait",
+        "{} -f -o {options} merged & echo $!; read -r line; exec 3<merged/file; sleep 60 >/dev/null 2>&1 & echo $!; wait",
         env!("CARGO_BIN_EXE_plyfs")
     );
     let launch = || {
